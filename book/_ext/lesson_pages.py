@@ -1,0 +1,35 @@
+"""What the book's pages need beyond Jupyter Book: figures that follow the theme, and no Thebe."""
+
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+
+class InlineFigures(SphinxPostTransform):
+    """Put the lessons' SVG into the page itself: an <img> sees no theme, and MyST-NB gives it no alternative text."""
+
+    default_priority = 1  # before Sphinx collects and copies image files
+    formats = ("html",)
+
+    def run(self, **kwargs: object) -> None:
+        for image in list(self.document.findall(nodes.image)):
+            path = Path(self.env.srcdir, image["uri"])
+            if path.suffix == ".svg" and (svg := path.read_text("utf-8")).startswith("<svg") and "lesson-figure" in svg:
+                image.replace_self(nodes.raw("", svg, format="html"))
+
+
+def remove_thebe(app: Sphinx, config: Config) -> None:
+    """Thebe runs code through a server elsewhere. Our pages ask no other host, and its script, loaded twice, throws."""
+    for listeners in app.events.listeners.values():
+        for listener in list(listeners):
+            if listener.handler.__module__ == "sphinx_thebe":
+                app.disconnect(listener.id)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("config-inited", remove_thebe)
+    app.add_post_transform(InlineFigures)
+    return dict(parallel_read_safe=True, parallel_write_safe=True)
