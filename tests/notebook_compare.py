@@ -1,0 +1,287 @@
+"""A pytest plugin: nbval re-executes the notebooks, and this decides whether each cell shows what it showed before.
+
+    python -m pytest -p tests.notebook_compare --nbval book/
+
+Words must match, numbers agree to 1e-6 of their size, figures look the same to half a pixel. A cell that trains or
+measures says in its own source how far it may stray: `# tolerance: ±0.03, ±8 px, losses differ between processors`.
+A px is one unit of a figure's SVG.
+"""
+
+import base64
+import inspect
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import reduce
+from itertools import zip_longest
+from os.path import commonprefix
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from nbformat import NotebookNode
+from nbval import plugin
+from PIL import Image
+
+from tools.notebooks import prepare_environment, tidy
+
+UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+# Digits that are part of a name or of another number, as in Conv2d, fc1.0 and 1.2.3, are text.
+NUMBER = re.compile(rf"((?<![\w.])[-+−]?(?:{UNSIGNED}(?!\.?\d)|\b(?:nan|inf)\b))")
+COORDINATE = re.compile(rf"([-+]?{UNSIGNED})")
+GEOMETRY = re.compile(r"d|points|[cr]?[xy][12]?|r|width|height|viewBox|transform")
+COLOUR = re.compile(r"#([0-9a-fA-F]{6})\b")
+COLOUR_SLACK = 24  # of 255: more than antialiasing changes, less than two colours of one figure differ by
+PIXELS = 96 / 72  # of our PNGs, to one unit of our SVGs
+PNG = "data:image/png;base64,"
+EMBEDDED = re.compile(rf'(?s)<script type="application/json".*?</script>|<svg\b.*?</svg>|{PNG}[\w+/=]*')
+NOTE = re.compile(r"(?i)#\s*tolerances?\s*[:=±].*")
+TOLERANCE = re.compile(rf"# tolerance:(?= ±)(?: ±({UNSIGNED})(?=,|$))?(?:,? ±({UNSIGNED}) px(?=,|$))?(?:, [^±]+)?")
+
+
+class Tolerance(NamedTuple):
+    """How far a cell's numbers (None: 1e-6 of their size) and its figures' coordinates may stray."""
+
+    number: float | None = None
+    px: float = 0.5
+
+
+class Mismatch(Exception):
+    """What came is not what is stored; the message says where."""
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Say that every mismatch found inside is at `place`."""
+    try:
+        yield
+    except (Mismatch, ValueError, KeyError, SyntaxError, OSError) as error:  # unreadable is different, too
+        raise Mismatch(f"{place}: {error}") from None
+
+
+def expect_equal(stored: object, fresh: object) -> None:
+    """Raise unless both are the same."""
+    if stored != fresh:
+        raise Mismatch(f"{stored!s:.300} (stored) vs {fresh!s:.300} (fresh)")
+
+
+def tolerance(source: str) -> Tolerance:
+    """Return what the cell declares, in a comment line of its own, or the default."""
+    notes = [note.strip() for note in NOTE.findall(source)]
+    if not notes:
+        return Tolerance()
+    found = TOLERANCE.fullmatch(notes[0])
+    if len(notes) > 1 or not found or notes[0] not in map(str.strip, source.splitlines()):
+        raise Mismatch(f"malformed tolerance {notes}: write one line such as '# tolerance: ±0.03, ±8 px, why'")
+    return Tolerance(float(found[1]) if found[1] else None, float(found[2] or Tolerance().px))
+
+
+def agree(stored: str, fresh: str, allowed: float | None) -> bool:
+    """Whether two printed numbers are the same: whole ones exactly, unless a tolerance is declared."""
+    if stored == fresh:
+        return True
+    x, y = (float(number.replace("−", "-")) for number in (stored, fresh))
+    if allowed is not None:
+        return abs(x - y) <= allowed * (1 + 1e-9)  # 0.90 - 0.87 is a little more than 0.03
+    whole = any(number.lstrip("-+−").rstrip(".").isdecimal() for number in (stored, fresh))
+    return not whole and math.isclose(x, y, rel_tol=1e-6)
+
+
+def compare_text(stored: str, fresh: str, allowed: float | None = None, number: re.Pattern[str] = NUMBER) -> None:
+    """Compare the words exactly, the numbers within `allowed`; then the spaces beside a number are only padding."""
+    old, new = number.split(stored), number.split(fresh)
+    for i, (a, b) in enumerate(zip_longest(old, new, fillvalue="")):
+        if i % 2 and a and b:
+            same = agree(a, b, allowed)
+        else:
+            same = a == b or (allowed is not None and a.strip(" ") == b.strip(" "))
+        if not same:
+            start = len(commonprefix([a, b]))
+            shown = [repr(text[max(start - 40, 0) : start + 60]) for text in (a, b)]
+            limit = f", allowed ±{allowed:g}" if i % 2 and allowed is not None else ""
+            line = "".join([*old[:i], a[:start]]).count("\n") + 1
+            raise Mismatch(f"line {line}: {shown[0]} (stored) vs {shown[1]} (fresh){limit}")
+
+
+def compare_attribute(name: str, stored: str, fresh: str, px: float) -> None:
+    """Compare positions within `px`, colours within a shade, pictures as pictures, anything else as text."""
+    if stored.startswith(PNG):
+        compare_png(stored.removeprefix(PNG), fresh.removeprefix(PNG), px)
+    elif not GEOMETRY.fullmatch(name) or "scale" in stored:
+        shades = [[bytes.fromhex(colour) for colour in COLOUR.findall(text)] for text in (stored, fresh)]
+        pairs = zip(b"".join(shades[0]), b"".join(shades[1]), strict=False)
+        near = all(abs(a - b) <= COLOUR_SLACK for a, b in pairs)
+        compare_text(*(COLOUR.sub("#", text) if near else text for text in (stored, fresh)))
+    else:
+        compare_text(stored, fresh, px, COORDINATE)
+
+
+def canonical(svg: str) -> ElementTree.Element:
+    """Parse, and number the ids, which matplotlib hashes from coordinates."""
+    root = ElementTree.fromstring(svg)
+    names = {element.get("id"): f"id-{n}" for n, element in enumerate(root.iter()) if element.get("id")}
+    for element in root.iter():
+        for name, value in element.items():
+            element.set(name, names.get(value) or re.sub(r"(?<=#)[\w.-]+", lambda m: names.get(m[0], m[0]), value))
+    return root
+
+
+def compare_svg(stored: str, fresh: str, allowed: Tolerance) -> None:
+    """Walk both drawings in step."""
+    if stored == fresh:
+        return
+    seen: Counter[str] = Counter()
+    for a, b in zip(canonical(stored).iter(), canonical(fresh).iter(), strict=True):
+        tag = a.tag.split("}")[-1]
+        seen[tag] += 1
+        with at(f"{tag} {seen[tag]}"):
+            expect_equal([child.tag.split("}")[-1] for child in a], [child.tag.split("}")[-1] for child in b])
+            expect_equal(sorted(a.keys()), sorted(b.keys()))
+            compare_text(f"{a.text or ''}\n{a.tail or ''}", f"{b.text or ''}\n{b.tail or ''}", allowed.number)
+            for name, value in a.items():
+                with at(name):
+                    compare_attribute(name, value, b.attrib[name], allowed.px)
+
+
+def window(image: np.ndarray, px: int, pick: np.ufunc) -> np.ndarray:
+    """Return the least or greatest value within `px` pixels of each."""
+    for axis, size in enumerate(image.shape[:2]):
+        padded = np.pad(image, [(px, px) if i == axis else (0, 0) for i in range(3)], mode="edge")
+        image = reduce(pick, (padded.take(range(k, k + size), axis) for k in range(2 * px + 1)))
+    return image
+
+
+def compare_png(stored: str, fresh: str, px: float) -> None:
+    """Ask that every pixel of one picture be, give or take a shade, among the other's within `px`; so things may move
+    as far, but not change their colour, go missing or come."""
+    if stored == fresh:
+        return
+    files = [io.BytesIO(base64.b64decode(text)) for text in (stored, fresh)]
+    old, new = (np.asarray(Image.open(file).convert("RGBA"), np.int16) for file in files)
+    expect_equal(old.shape, new.shape)
+    reach = max(1, math.ceil(px * PIXELS))
+    for which, a, b in (("stored", old, new), ("fresh", new, old)):
+        low, high = window(b, reach, np.minimum) - COLOUR_SLACK, window(b, reach, np.maximum) + COLOUR_SLACK
+        strange = np.argwhere(((a < low) | (a > high)).any(axis=2))
+        if len(strange):
+            y, x = strange[0]
+            raise Mismatch(f"{len(strange)} pixels only in the {which} picture: x {x}, y {y} is {a[y, x].tolist()}")
+
+
+def compare_html(stored: str, fresh: str, allowed: Tolerance) -> None:
+    """Compare a slider position by position, pictures as pictures and the rest as text."""
+    compare_text(*(EMBEDDED.sub(lambda m: m[0][:4], html) for html in (stored, fresh)), allowed.number)
+    pairs = list(zip(EMBEDDED.findall(stored), EMBEDDED.findall(fresh), strict=True))
+    for a, b in reversed(pairs):  # a slider's frames come after its still picture and say more
+        if a.startswith("<svg"):
+            compare_svg(a, b, allowed)
+        elif a.startswith(PNG):
+            compare_png(a.removeprefix(PNG), b.removeprefix(PNG), allowed.px)
+        elif a != b:
+            compare_slider(stored, fresh, allowed)
+
+
+def compare_slider(stored: str, fresh: str, allowed: Tolerance) -> None:
+    """Compare the parameters and, for each of their positions, the drawing."""
+    from lessons_lib.sliders import frames, parameters
+
+    expect_equal(parameters(stored), parameters(fresh))
+    for n, (a, b) in enumerate(zip(frames(stored), frames(fresh), strict=True), 1):
+        with at(f"frame {n}"):
+            compare_svg(a, b, allowed)
+
+
+def kind(output: NotebookNode) -> str:
+    """Name the sort of output: `stdout`, `error`, or the forms in which a display comes."""
+    return output.get("name") or " ".join([output.output_type, *sorted(output.get("data", {}))])
+
+
+def compare_cell(stored: list[NotebookNode], fresh: list[NotebookNode], source: str) -> None:
+    """Compare all outputs of one cell."""
+    allowed = tolerance(source)
+    old, new = tidy(stored), tidy(fresh)
+    expect_equal([kind(output) for output in old], [kind(output) for output in new])
+    for n, (a, b) in enumerate(zip(old, new, strict=True), 1):
+        with at(f"output {n}, {kind(a)}"):
+            expect_equal(a.get("metadata"), b.get("metadata"))
+            compare_text(a.get("text", ""), b.get("text", ""), allowed.number)
+            for mime in sorted(a.get("data", {}), reverse=True):  # text first, as it says most about what is wrong
+                with at(mime):
+                    compare_mime(mime, a.data, b.data, allowed)
+            if a.output_type == "error":
+                raise Mismatch(f"{a.ename}: {a.evalue}")
+
+
+def compare_mime(mime: str, stored: NotebookNode, fresh: NotebookNode, allowed: Tolerance) -> None:
+    """Compare one form of a display by the rule for its kind."""
+    if stored[mime] == fresh[mime]:
+        return
+    described = "image/png" in stored  # its text/plain is the description of a picture, written by hand
+    if mime == "image/svg+xml":
+        compare_svg(stored[mime], fresh[mime], allowed)
+    elif mime == "image/png":
+        compare_png(stored[mime], fresh[mime], allowed.px)
+    elif mime == "text/html":
+        compare_html(stored[mime], fresh[mime], allowed)
+    elif mime == "text/plain" and not described:
+        compare_text(stored[mime], fresh[mime], allowed.number)
+    else:
+        expect_equal(stored[mime], fresh[mime])
+
+
+def compare_outputs(self: Any, test: list[NotebookNode], ref: list[NotebookNode], skip_compare: Any = None) -> bool:
+    """Stand in for nbval's method of this name: say whether fresh (`test`) and stored (`ref`) outputs agree."""
+    try:
+        compare_cell(ref, test, self.cell.source)
+    except Mismatch as error:
+        self.comparison_traceback = [str(error)]
+        return False
+    return True
+
+
+def get_kernel_message(self: Any, timeout: float | None = None, stream: str = "iopub") -> dict[str, Any]:
+    """Stand in for nbval's method of this name, and let a display be updated in place, which nbval forgets."""
+    message = self.kernel.get_message(stream, timeout=timeout)
+    content, shown = message["content"], self.__dict__.setdefault("shown", {})
+    name = content.get("transient", {}).get("display_id")
+    if name and message["msg_type"] == "display_data":
+        content["data"] = shown[name] = NotebookNode(content["data"])  # nbval keeps a node as it is
+    elif name in shown and message["msg_type"] == "update_display_data":
+        shown[name].clear()
+        shown[name].update(content["data"])
+    return message
+
+
+def execute_cell_input(self: Any, cell_input: str, allow_stdin: bool | None = None) -> str:
+    """Stand in for nbval's method of this name, and keep a history: without one no semicolon silences a last line."""
+    return self.kc.execute(cell_input, allow_stdin=allow_stdin, stop_on_error=False)
+
+
+STAND_INS = [
+    (plugin.IPyNbCell, compare_outputs),
+    (plugin.IPyNbFile, get_kernel_message),
+    (plugin.RunningKernel, execute_cell_input),
+]
+for owner, method in STAND_INS:  # an nbval that calls other methods would compare nothing
+    theirs, ours = (list(inspect.signature(f).parameters) for f in (getattr(owner, method.__name__), method))
+    assert theirs == ours, f"nbval has changed: {owner.__name__}.{method.__name__}{theirs}"
+assert list(inspect.signature(plugin.coalesce_streams).parameters) == ["outputs"], "nbval has changed"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put our methods in the place of nbval's, and let it use this environment's kernel."""
+    for owner, method in STAND_INS:
+        setattr(owner, method.__name__, method)
+    plugin.coalesce_streams = list  # nbval would join what is printed before a figure with what is printed after it
+    config.option.nbval_current_env = True
+    prepare_environment()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let nbval compare cells without an execution count too: it would take them as not meant to have outputs."""
+    if isinstance(item, plugin.IPyNbCell):
+        item.cell.execution_count = item.cell.execution_count or 0

@@ -1,0 +1,406 @@
+"""Every notebook of the book keeps the promises that running it does not check, and every check can fail."""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from inspect import signature
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbformat import NotebookNode, v4
+from nbval.plugin import find_comment_markers, find_metadata_tags
+
+from lessons_lib.sliders import frames
+from tests.notebook_compare import Mismatch, tolerance
+from tools.notebooks import ROOT, WIDGET_VIEW, clean, dumps, execute, read
+
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+MYST = re.compile(r"(?m)^\s*[`~:]{3,}\{|\{[\w:-]+\}\0|^\s*:label:|\$\$ *\([\w:-]+\)|^\([\w:-]+\)=\s*$")
+NO_ALT = re.compile(r"""!\[\s*\]|<img\b(?![^>]*\balt=["'][^"']+)""")
+NOISE = re.compile(r" at 0x[0-9a-fA-F]+|/(home|Users)/\w|/root/|[A-Z]:\\+Users|/ipykernel_\d|\r")
+Complaints = Iterator[str]
+RULES: list[Callable[..., Complaints]] = []
+
+
+def rule(check: Callable[..., Complaints]) -> Callable[..., Complaints]:
+    """Add a function of a notebook, and of its file's text if it takes one, that yields what is wrong."""
+    RULES.append(check)
+    return check
+
+
+def complaints(check: Callable[..., Complaints], path: Path) -> list[str]:
+    given = {"notebook": read(path), "text": path.read_text("utf-8")}
+    return list(check(**{name: given[name] for name in signature(check).parameters}))
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook: NotebookNode) -> list[NotebookNode]:
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def prose(notebook: NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def texts(output: NotebookNode) -> list[str]:
+    """Return the forms of an output that are text."""
+    forms = output.get("data", {"text/plain": output.get("text", "")})
+    return [text for mime, text in forms.items() if isinstance(text, str) and mime.startswith(("text/", "image/svg"))]
+
+
+def parsed(cell: NotebookNode) -> ast.Module:
+    """Parse a cell whose magics have become calls."""
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def is_slider(output: NotebookNode) -> bool:
+    """Whether an output holds a slider that moves."""
+    try:
+        return len(frames(output.get("data", {}).get("text/html", ""))) > 1
+    except ValueError:
+        return False
+
+
+def surely_run(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that every run of these reaches."""
+    for statement in statements:
+        yield statement
+        if isinstance(statement, ast.For | ast.With):
+            yield from surely_run(statement.body)
+
+
+@rule
+def has_the_outputs_its_cells_promise(notebook: NotebookNode) -> Complaints:
+    shows: dict[str, Callable[[NotebookNode], bool]] = {
+        "print": lambda output: output.get("name") == "stdout",
+        "show": lambda output: any(mime.startswith("image/") for mime in output.get("data", {})),
+        "slider": is_slider,
+    }
+    for cell in code_cells(notebook):
+        made = [step.value for step in surely_run(parsed(cell).body) if isinstance(step, ast.Expr)]
+        names = [ast.unparse(call.func).split(".")[-1] for call in made if isinstance(call, ast.Call)]
+        for name, shown in shows.items():
+            promised = min(names.count(name), 1) if name == "print" else names.count(name)
+            if promised > sum(map(shown, cell.outputs)):
+                yield f"cell {cell.id} calls {name} and stores no output of it"
+
+
+@rule
+def was_run_once_from_top_to_bottom(notebook: NotebookNode) -> Complaints:
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield f"execution counts are {counts}"
+
+
+@rule
+def holds_no_error_and_no_warning(notebook: NotebookNode) -> Complaints:
+    yield from (f"an error: {output.evalue}" for output in outputs(notebook) if output.output_type == "error")
+    yield from (f"on stderr: {output.text}" for output in outputs(notebook) if output.get("name") == "stderr")
+
+
+@rule
+def holds_no_live_widget(notebook: NotebookNode) -> Complaints:
+    yield from (f"a live widget: {output}" for output in outputs(notebook) if WIDGET_VIEW in output.get("data", {}))
+    if "widgets" in notebook.metadata:
+        yield "the state of widgets in the metadata"
+
+
+@rule
+def holds_no_noise(notebook: NotebookNode) -> Complaints:
+    for cell in notebook.cells:
+        if set(cell.metadata) - {"tags"}:
+            yield f"cell {cell.id} has metadata {list(cell.metadata)}"
+    for text in [text for output in outputs(notebook) for text in texts(output)]:
+        yield from (f"{found[0]!r} in an output" for found in NOISE.finditer(text))
+
+
+@rule
+def is_written_as_the_tool_writes_it(notebook: NotebookNode, text: str) -> Complaints:
+    if text != dumps(clean(deepcopy(notebook))):
+        yield "not as tools/notebooks.py writes it: refresh it with that"
+
+
+@rule
+def is_small(notebook: NotebookNode, text: str) -> Complaints:
+    if len(text.encode()) >= 1_500_000:
+        yield f"{len(text.encode())} bytes"
+
+
+@rule
+def is_valid_with_short_ids(notebook: NotebookNode) -> Complaints:
+    ids = [cell.get("id", "") for cell in notebook.cells]
+    if not all(re.fullmatch(r"[\w-]{1,32}", name) for name in ids) or len(set(ids)) < len(ids):
+        yield f"cell ids that are missing, long or double: {ids}"
+        return  # nbformat would mend them
+    try:
+        nbformat.validate(deepcopy(notebook))
+    except nbformat.ValidationError as error:
+        yield str(error)
+
+
+@rule
+def names_the_kernel_python3(notebook: NotebookNode) -> Complaints:
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        yield f"kernelspec {notebook.metadata.get('kernelspec')}"
+
+
+@rule
+def is_written_in_plain_markdown(notebook: NotebookNode) -> Complaints:
+    # With inline code reduced to one character, a role is braces before it, and code about braces is none.
+    yield from (found[0] for found in MYST.finditer(re.sub(r"(?<!`)`[^`\n]+`(?!`)", "\0", prose(notebook))))
+
+
+@rule
+def describes_every_picture(notebook: NotebookNode) -> Complaints:
+    for output in outputs(notebook):
+        forms = output.get("data", {})
+        words = forms.get("text/plain", "")
+        if any(mime.startswith("image/") for mime in forms) and (len(words) < 20 or words[0] == "<"):
+            yield f"a picture is described as {words!r}"
+        yield from (found[0] for found in NO_ALT.finditer(forms.get("text/html", "")))
+    yield from (found[0] for found in NO_ALT.finditer(prose(notebook)))
+
+
+@rule
+def begins_with_the_install_cell(notebook: NotebookNode) -> Complaints:
+    """Ask that the first cell gets the library only where it is missing."""
+    cell = code_cells(notebook)[0]
+    installs = [node for node in ast.walk(parsed(cell)) if "'pip', 'install" in ast.unparse(node).replace('"', "'")]
+    guards = [node for node in installs if isinstance(node, ast.If) and "lessons_lib" in ast.unparse(node.test)]
+    guards += [node for node in installs if isinstance(node, ast.ExceptHandler) and "Error" in ast.unparse(node.type)]
+    if "lessons_lib" not in cell.source or "%pip install" not in cell.source or not guards:
+        yield "the first code cell does not install lessons_lib where, and only where, it is missing"
+
+
+@rule
+def excuses_only_what_times(notebook: NotebookNode) -> Complaints:
+    for cell in code_cells(notebook):
+        marks = dict([*find_metadata_tags(cell.metadata), *find_comment_markers(cell.source)])
+        excused = marks.get("skip") or marks.get("check") is False or "check_exception" in marks
+        if excused and not re.search(r"\b(perf_counter|timeit)\b", ast.unparse(parsed(cell))):
+            yield f"cell {cell.id} is excused from the comparison"
+
+
+@rule
+def declares_tolerances_that_can_be_read(notebook: NotebookNode) -> Complaints:
+    for cell in code_cells(notebook):
+        try:
+            tolerance(cell.source)
+        except Mismatch as error:
+            yield f"cell {cell.id}: {error}"
+
+
+@rule
+def has_a_slider(notebook: NotebookNode) -> Complaints:
+    if not any(map(is_slider, outputs(notebook))):
+        yield "no slider"
+
+
+@rule
+def has_folded_solutions(notebook: NotebookNode) -> Complaints:
+    opened, closed = (prose(notebook).count(tag) for tag in ("<details>", "</details>"))
+    if opened < 6 or opened != closed:
+        yield f"{opened} <details> and {closed} </details>"
+
+
+def test_the_book_has_notebooks() -> None:
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_lesson(path: Path, check: Callable[..., Complaints]) -> None:
+    assert not complaints(check, path)
+
+
+INSTALL = """import importlib.util
+
+if importlib.util.find_spec("lessons_lib") is None:  # in Colab
+    %pip install -q git+https://example.org/lessons
+
+from matplotlib import pyplot as plt
+
+from lessons_lib.figures import show
+from lessons_lib.sliders import slider
+
+
+def draw(lr):
+    \"\"\"A line that falls as fast as the learning rate says.\"\"\"
+    fig, ax = plt.subplots()
+    ax.plot([1, 1 - lr])
+    return fig"""
+CODE = {
+    "install": INSTALL,
+    "print": "# tolerance: ±0.03, the seed is not fixed\nfor loss in (0.5, 0.25):\n    print('loss', loss)",
+    "show": "show(draw(0.2), 'A line that falls from one to zero point eight.')",
+    "slider": "slider(draw, lr=[0.1, 0.2, 0.4])",
+    "time": "# NBVAL_IGNORE_OUTPUT\nimport time\n\nprint(time.perf_counter())",
+}
+PROSE = (
+    """`{x}` and f"{y}" and $$\\mathbf{x} = `$$ are not MyST. ![A falling line](a.png) <img alt="A line" src="b.png">
+
+```python
+d = {}
+```
+"""
+    + 6 * "<details><summary>Solution</summary>Take 0.1.</details>\n"
+)
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small lesson that keeps every rule."""
+    cells = [v4.new_markdown_cell(PROSE), *map(v4.new_code_cell, CODE.values())]
+    for cell, name in zip(cells, ["prose", *CODE], strict=True):
+        cell.id = name
+    path = tmp_path_factory.mktemp("book") / "lesson.ipynb"
+    path.write_text(v4.writes(v4.new_notebook(cells=cells)), "utf-8")
+    path.write_text(dumps(execute(path)), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)
+def test_a_rule_lets_a_good_lesson_pass(check: Callable[..., Complaints], lesson: Path) -> None:
+    assert not complaints(check, lesson)
+
+
+Tamper = Callable[[NotebookNode], object]
+
+
+def cell_of(notebook: NotebookNode, name: str) -> NotebookNode:
+    return next(cell for cell in notebook.cells if cell.get("id") == name)
+
+
+def put(name: str, **fields: object) -> Tamper:
+    """Set fields of one cell."""
+    return lambda notebook: cell_of(notebook, name).update(fields)
+
+
+def say(markdown: str) -> Tamper:
+    return lambda notebook: notebook.cells.append(v4.new_markdown_cell(markdown, id="said"))
+
+
+def output(cell: str, kind: str = "stream", **fields: object) -> Tamper:
+    """Add an output to one cell."""
+    return lambda notebook: cell_of(notebook, cell).outputs.append(v4.new_output(kind, **fields))
+
+
+def form(name: str, mime: str, text: object) -> Tamper:
+    """Set one form of a cell's first output."""
+    return lambda notebook: cell_of(notebook, name).outputs[0].data.update({mime: text})
+
+
+def drop(name: str) -> Tamper:
+    return lambda notebook: notebook.cells.remove(cell_of(notebook, name))
+
+
+TAMPERED: dict[Callable[..., Complaints], list[Tamper]] = {
+    has_the_outputs_its_cells_promise: [
+        put("print", outputs=[]),
+        put("show", outputs=[]),
+        put("slider", outputs=[]),
+        form("slider", "text/html", "<p>A slider</p>"),
+        put("time", source="show(a)\nwith x:\n    slider(b)"),
+    ],
+    was_run_once_from_top_to_bottom: [
+        put("show", execution_count=None),
+        put("install", execution_count=2),
+        put("time", execution_count=7),
+        drop("print"),
+    ],
+    holds_no_error_and_no_warning: [
+        output("show", "error", ename="ValueError", evalue="no", traceback=[]),
+        output("show", name="stderr", text="UserWarning"),
+    ],
+    holds_no_live_widget: [
+        form("slider", WIDGET_VIEW, {"model_id": "1f"}),
+        lambda notebook: notebook.metadata.update(widgets={}),
+    ],
+    holds_no_noise: [
+        put("show", metadata={"execution": {"iopub.status.busy": "2026-01-01"}}),
+        put("prose", metadata={"ExecuteTime": 3}),
+        output("print", text="<Net at 0x7f12ab>"),
+        output("print", text="/home/ann/lessons"),
+        output("print", text="10%\r20%"),
+        form("slider", "text/html", "<p>C:\\Users\\ann"),
+    ],
+    is_written_as_the_tool_writes_it: [
+        lambda notebook: notebook.metadata.language_info.update(version="3.11"),
+        output("print", name="stdout", text="cut in two"),
+    ],
+    is_small: [say("x" * 1_500_000)],
+    is_valid_with_short_ids: [
+        lambda notebook: notebook.cells[0].pop("id"),
+        put("show", id="print"),
+        put("show", id="0b7ec5d6-5a3c-4a4e-9a53-3c1f8b0f7a52"),
+        put("show", surprise="a field that the format does not have"),
+    ],
+    names_the_kernel_python3: [
+        lambda notebook: notebook.metadata.kernelspec.update(name="lessons"),
+        lambda notebook: notebook.metadata.pop("kernelspec"),
+    ],
+    is_written_in_plain_markdown: [
+        say("```{note}\nRead.\n```"),
+        say(":::{note}\nRead.\n:::"),
+        say("See {ref}`a lesson`."),
+        say("a\n:label: loss"),
+        say("$$ x $$ (loss)"),
+        say("(loss)=\n# Loss"),
+    ],
+    describes_every_picture: [
+        form("show", "text/plain", "<Figure size 640x480 with 1 Axes>"),
+        form("slider", "text/plain", "A line."),
+        form("slider", "text/html", "<img src='a.png'>"),
+        say("![](a.png)"),
+        say('<img alt="" src="a.png">'),
+    ],
+    begins_with_the_install_cell: [
+        drop("install"),
+        put("install", source="%pip install lessons_lib"),
+        put("install", source="if colab:\n    %pip install lessons_lib"),
+        put("install", source="import lessons_lib"),
+        put("install", source="if 'lessons_lib' in names:\n    pass\n%pip install lessons_lib"),
+    ],
+    excuses_only_what_times: [
+        put("print", source="# NBVAL_IGNORE_OUTPUT\nprint(1)"),
+        put("print", source="# PYTEST_VALIDATE_IGNORE_OUTPUT\nprint(1)"),
+        put("print", source="# NBVAL_SKIP\nprint(1)  # not perf_counter"),
+        put("print", metadata={"tags": ["nbval-ignore-output"]}),
+        put("print", metadata={"tags": ["nbval-skip"]}),
+        put("print", metadata={"tags": ["raises-exception"]}),
+    ],
+    declares_tolerances_that_can_be_read: [put("print", source="# tolerance: 5%\nprint(1)")],
+    has_a_slider: [drop("slider"), form("slider", "text/html", "<p>A slider</p>")],
+    has_folded_solutions: [
+        put("prose", source=5 * "<details></details>"),
+        put("prose", source=6 * "<details></details>" + "<details>"),
+    ],
+}
+
+
+def test_every_rule_is_tried() -> None:
+    assert list(TAMPERED) == RULES
+
+
+@pytest.mark.parametrize(
+    ("check", "tamper"),
+    [
+        pytest.param(check, tamper, id=f"{check.__name__}-{n}")
+        for check, tampers in TAMPERED.items()
+        for n, tamper in enumerate(tampers, 1)
+    ],
+)
+def test_a_rule_fails_a_spoilt_lesson(
+    check: Callable[..., Complaints], tamper: Tamper, lesson: Path, tmp_path: Path
+) -> None:
+    notebook = read(lesson)
+    tamper(notebook)
+    spoilt = tmp_path / "lesson.ipynb"
+    spoilt.write_text(v4.writes(notebook).rstrip("\n") + "\n", "utf-8")
+    assert complaints(check, spoilt)

@@ -1,0 +1,97 @@
+"""Execute the book's notebooks afresh and write them back with clean outputs.
+
+`python tools/notebooks.py` refreshes the whole book, `python tools/notebooks.py batch_norm resnet` two notebooks of it.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def prepare_environment() -> None:
+    """Give the kernels started from here this checkout's library, this environment's kernel and no progress bars."""
+    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    os.environ |= {"JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"}
+
+
+def tidy(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Drop what only a kernel can draw, and join streams, which it cuts by chance.
+
+    A widget shown without a picture goes whole: tqdm's bars are such, and in a kernel ignore TQDM_DISABLE.
+    """
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        data = output.get("data", {})
+        if WIDGET_VIEW in data and set(data) <= {WIDGET_VIEW, "text/plain"}:
+            continue
+        data.pop(WIDGET_VIEW, None)
+        if kept and output.output_type == kept[-1].output_type == "stream" and output.name == kept[-1].name:
+            kept[-1] = NotebookNode(kept[-1], text=kept[-1].text + output.text)
+        else:
+            kept.append(output)
+    return kept
+
+
+def clean(notebook: NotebookNode) -> NotebookNode:
+    """Take out, in place, whatever changes from run to run or from host to host."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata |= {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    notebook.nbformat_minor = 5  # the first version with cell ids
+    taken = {cell.get("id") for cell in notebook.cells}
+    free = (name for name in (f"c{n:02}" for n in range(1, 1000)) if name not in taken)
+    for cell in notebook.cells:
+        cell.id = cell.get("id") or next(free)
+        cell.metadata = NotebookNode({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+        if cell.cell_type == "code":
+            cell.outputs = tidy(cell.outputs)
+    return notebook
+
+
+def read(path: Path) -> NotebookNode:
+    """Read without nbformat's repairs, which invent random ids for cells that have none."""
+    return nbformat.v4.reads(path.read_text("utf-8"))
+
+
+def dumps(notebook: NotebookNode) -> str:
+    """Return the text of the file: one-space indents, sorted keys, characters as they are, a newline at the end."""
+    nbformat.validate(notebook)
+    return nbformat.v4.writes(notebook).rstrip("\n") + "\n"
+
+
+def execute(path: Path) -> NotebookNode:
+    """Return the notebook at `path`, run from top to bottom in a fresh kernel and cleaned. Writes nothing."""
+    prepare_environment()
+    notebook = read(path)
+    options = {"kernel_name": "python3", "timeout": None, "record_timing": False}
+    options |= {"resources": {"metadata": {"path": str(path.resolve().parent)}}, "extra_arguments": ["--log-level=40"]}
+    NotebookClient(notebook, **options).execute()
+    return clean(notebook)
+
+
+def main(stems: list[str], folder: Path = ROOT / "book") -> int:
+    """Refresh these notebooks, or all; stop at the first that fails and leave its file as it was."""
+    for path in [folder / f"{stem}.ipynb" for stem in stems] or sorted(folder.glob("*.ipynb")):
+        started = time.perf_counter()
+        try:
+            text = dumps(execute(path))
+        except (CellExecutionError, DeadKernelError) as error:
+            print(f"{path.stem}: {error}", file=sys.stderr)
+            return 1
+        path.write_text(text, "utf-8")
+        print(f"{path.stem}: {time.perf_counter() - started:.1f} s, {len(text.encode()) / 1e3:.0f} kB", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
