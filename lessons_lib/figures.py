@@ -48,7 +48,6 @@ matplotlib.rcParams.update(
         "path.simplify": False,  # else the number of points would hang on their last digits
         "savefig.dpi": 96,
         "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": "lessons_lib",  # else ids would be random, and definitions never the same twice
         "text.color": INK,
         "xtick.color": GREY,
         "ytick.color": GREY,

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from lessons_lib.figures import Bundle, define, serialise, to_png, to_svg, to_tree
 
+_VIEW = "application/vnd.jupyter.widget-view+json"
 # What a reader is shown for a parameter: its name in words, and the formula's symbol.
 LABELS = dict(lr=("learning rate", "η"), momentum=("momentum", "ρ"), batch_size=("batch size", "m"))
 
@@ -37,8 +38,8 @@ def slider(draw: Callable[..., Figure], /, **values: Iterable) -> None:
 
     Raises:
         ValueError: a parameter has fewer than two values, or its default is not among them; draw's docstring is
-            missing or too short to say anything.
-        TypeError: draw does not take exactly these parameters, or does not return a figure; a value is no sequence.
+            missing or too short to say anything; two values read the same; the figures differ in size.
+        TypeError: draw does not take exactly these parameters, or does not return a figure; values are no sequence.
         Whatever `draw` raises, at any position: a slider that would fail a reader fails its cell.
 
     >>> def draw(lr=0.2):
@@ -51,28 +52,26 @@ def slider(draw: Callable[..., Figure], /, **values: Iterable) -> None:
     """
     values, starts = _check(draw, values)
     alt = " ".join(inspect.getdoc(draw).split())
-    positions = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
-    start = positions.index({name: vs[starts[name]] for name, vs in values.items()})
-    trees = {}
-    for k in sorted(range(len(positions)), key=lambda k: k != start):
-        with _drawn(draw, positions[k]) as fig:
+    positions = list(itertools.product(*(range(len(vs)) for vs in values.values())))
+    start = positions.index(tuple(starts.values()))
+    trees, shown = {}, {}
+    for k in sorted(range(len(positions)), key=lambda k: k != start):  # the starting position first
+        with _drawn(draw, _at(values, positions[k])) as fig:
             trees[k] = to_tree(fig, alt)
             if k == start:
                 bundle = Bundle({"text/plain": alt, "image/png": to_png(fig)})
-                live = _live(draw, values, starts, alt, picture=serialise(trees[k]))
-                # By hand, since widgets of ipywidgets 7 (Colab) cannot make a bundle of themselves.
-                bundle[_VIEW] = dict(model_id=live.model_id, version_major=2, version_minor=0)
-                if get_ipython():  # a live reader need not wait for the other frames
-                    shown = display(bundle, raw=True, display_id=True)
+        if k == start:
+            live = _live(draw, values, starts, alt, picture=serialise(trees[k]))
+            # By hand, since widgets of ipywidgets 7 (Colab) cannot make a bundle of themselves.
+            bundle[_VIEW] = dict(model_id=live.model_id, version_major=2, version_minor=0)
+            if get_ipython():  # a live reader need not wait for the other figures: they join this output later
+                shown = dict(display_id=display(bundle, raw=True, display_id=True).display_id, update=True)
     parameters = [
         dict(name=name, label=_label(name), values=[_text(name, v) for v in vs], start=starts[name])
         for name, vs in values.items()
     ]
-    bundle["text/html"] = _html([trees[k] for k in range(len(positions))], parameters, bundle["image/png"], alt)
-    if get_ipython():
-        display(bundle, raw=True, display_id=shown.display_id, update=True)
-    else:
-        display(bundle, raw=True)
+    bundle["text/html"] = _html([trees[k] for k in sorted(trees)], parameters, bundle["image/png"], alt)
+    display(bundle, raw=True, **shown)
 
 
 def frames(html: str) -> list[str]:
@@ -81,15 +80,15 @@ def frames(html: str) -> list[str]:
     The first parameter turns slowest: with values (a, b) and (1, 2, 3) the order is a1, a2, a3, b1, b2, b3.
     """
     data = _data(html)
-    return [serialise(_only(ElementTree.fromstring(data["svg"]), str(k))) for k in range(data["frames"])]
+    merged = ElementTree.fromstring(data["svg"])
+    definitions = {element.get("id"): element for element in merged[0]}
+    merged.remove(merged[0])
+    return [serialise(define(_only(merged, str(k)), definitions)) for k in range(data["frames"])]
 
 
 def parameters(html: str) -> list[dict]:
     """The parameters of a slider's HTML: name, label, values (as shown) and start (an index); ValueError if none."""
     return _data(html)["parameters"]
-
-
-_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def _check(draw: Callable[..., Figure], values: dict[str, Iterable]) -> tuple[dict[str, list], dict[str, int]]:
@@ -110,6 +109,8 @@ def _check(draw: Callable[..., Figure], values: dict[str, Iterable]) -> tuple[di
             raise ValueError(f"{name}: expected at least two values, got {given!r}")
         if default is not inspect.Parameter.empty and default not in lists[name]:
             raise ValueError(f"{name}: expected the default to be one of {given!r}, got {default!r}")
+        if len({_text(name, v) for v in lists[name]}) < len(lists[name]):
+            raise ValueError(f"{name}: expected values that read differently, got {given!r}")
         starts[name] = 0 if default is inspect.Parameter.empty else lists[name].index(default)
     return lists, starts
 
@@ -127,6 +128,11 @@ def _drawn(draw: Callable[..., Figure], position: dict) -> Iterator[Figure]:
     finally:
         for number in set(plt.get_fignums()).difference(before):
             plt.close(number)
+
+
+def _at(values: dict[str, list], indices: Iterable[int]) -> dict:
+    """The arguments of draw at a position."""
+    return {name: vs[i] for (name, vs), i in zip(values.items(), indices, strict=True)}
 
 
 def _label(name: str) -> str:
@@ -149,7 +155,7 @@ def _live(
     box = ipywidgets.HTML(picture)
     controls = [
         ipywidgets.SelectionSlider(
-            options=[(_text(name, v), v) for v in vs],
+            options=[_text(name, v) for v in vs],
             index=starts[name],
             description=_label(name),
             style=dict(description_width="initial"),
@@ -160,7 +166,7 @@ def _live(
 
     def redraw(_change: object) -> None:
         try:
-            with _drawn(draw, {name: vs[c.index] for (name, vs), c in zip(values.items(), controls, strict=True)}) as fig:
+            with _drawn(draw, _at(values, [control.index for control in controls])) as fig:
                 box.value = to_svg(fig, alt)
         except Exception:  # a callback's exception goes to a log that nobody reads: show it where the picture was
             box.value = f"<pre>{html_.escape(format_exc())}</pre>"
@@ -194,6 +200,8 @@ def _html(trees: list[ElementTree.Element], parameters: list[dict], png: str, al
 
 def _merge(trees: list[ElementTree.Element]) -> ElementTree.Element:
     """One tree for all frames, which it takes apart. What all share stands once, the rest carries data-frames="0 3"."""
+    if len({_outside(tree) for tree in trees}) > 1:
+        raise ValueError("draw: expected figures of one size at all positions, got several")
     definitions = {}
     for tree in trees:
         for element in tree[0]:
@@ -242,15 +250,12 @@ def _align(rows: list[dict], k: int, children: list[ElementTree.Element], keys: 
     return aligned
 
 
-def _only(root: ElementTree.Element, k: str) -> ElementTree.Element:
-    """Take all other frames' parts out of a merged tree, in place."""
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if k not in child.attrib.pop("data-frames", k).split():
-                parent.remove(child)
-    definitions = {element.get("id"): element for element in root[0]}
-    root.remove(root[0])
-    return define(root, definitions)
+def _only(merged: ElementTree.Element, k: str) -> ElementTree.Element:
+    """A copy of what frame k shows of a merged element."""
+    element = ElementTree.Element(merged.tag, {name: v for name, v in merged.items() if name != "data-frames"})
+    element.text = merged.text
+    element.extend(_only(child, k) for child in merged if k in child.get("data-frames", k).split())
+    return element
 
 
 def _data(html: str) -> dict:

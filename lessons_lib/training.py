@@ -24,17 +24,17 @@ class History:
 def train(
     net: nn.Module,
     train_set: TensorDataset,
-    test_set: TensorDataset,
+    test_set: TensorDataset | None = None,
     *,
     lr: float,
     num_epochs: int = 1,
     batch_size: int = 256,
     seed: int = 0,
 ) -> History:
-    """Train `net` in place by minibatch SGD on the cross-entropy, and test it after each epoch.
+    """Train `net` in place by minibatch SGD on the cross-entropy, and test it after each epoch if there is a test set.
 
     Args:
-        net: maps images (m, …) to scores (m, num_classes). Trained on the GPU where PyTorch sees one, and left there.
+        net: maps images (m, …) to scores (m, num_classes). Trained on the GPU where PyTorch sees one, then put back.
         train_set, test_set: inputs and integer labels, as `fashion_mnist` returns them.
         lr: the learning rate. Positive.
         num_epochs: passes over the training set. At least 1.
@@ -58,9 +58,10 @@ def train(
     if not lr > 0:
         raise ValueError(f"lr: expected a positive number, got {lr}")
     for name, dataset in (("train_set", train_set), ("test_set", test_set)):
-        if len(dataset) == 0:
+        if dataset is not None and len(dataset) == 0:
             raise ValueError(f"{name}: expected at least one example, got none")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    home = next(net.parameters()).device
+    device = torch.device("cuda") if torch.cuda.is_available() else home
     net.to(device)
     X, y = (t.to(device) for t in train_set.tensors)
     optimizer = torch.optim.SGD(net.parameters(), lr=lr)
@@ -77,9 +78,11 @@ def train(
                 optimizer.step()
                 history.loss.append(loss.item())
                 progress.update()
-            test_loss, test_acc = evaluate(net, test_set)
-            history.test_loss.append(test_loss)
-            history.test_acc.append(test_acc)
+            if test_set is not None:
+                test_loss, test_acc = evaluate(net, test_set)
+                history.test_loss.append(test_loss)
+                history.test_acc.append(test_acc)
+    net.to(home)
     return history
 
 

@@ -1,4 +1,4 @@
-"""What the book's pages need beyond Jupyter Book: figures that follow the theme, and no Thebe."""
+"""What our pages need beyond Jupyter Book: figures that follow the theme, no Thebe."""
 
 from pathlib import Path
 
@@ -9,7 +9,10 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 
 
 class InlineFigures(SphinxPostTransform):
-    """Put the lessons' SVG into the page itself: an <img> sees no theme, and MyST-NB gives it no alternative text."""
+    """Put the lessons' SVG into the page itself.
+
+    An <img> would see no theme, and MyST-NB gives it no alternative text.
+    """
 
     default_priority = 1  # before Sphinx collects and copies image files
     formats = ("html",)
@@ -17,15 +20,22 @@ class InlineFigures(SphinxPostTransform):
     def run(self, **kwargs: object) -> None:
         for image in list(self.document.findall(nodes.image)):
             path = Path(self.env.srcdir, image["uri"])
-            if path.suffix == ".svg" and (svg := path.read_text("utf-8")).startswith("<svg") and "lesson-figure" in svg:
+            if (
+                path.suffix == ".svg"
+                and (svg := path.read_text("utf-8")).startswith("<svg")
+                and "lesson-figure" in svg
+            ):
                 image.replace_self(nodes.raw("", svg, format="html"))
 
 
 def remove_thebe(app: Sphinx, config: Config) -> None:
-    """Thebe runs code through a server elsewhere. Our pages ask no other host, and its script, loaded twice, throws."""
+    """Take out what would run code on a server elsewhere: our pages ask no other host.
+
+    Its script is also loaded twice, and throws for it.
+    """
     for listeners in app.events.listeners.values():
         for listener in list(listeners):
-            if listener.handler.__module__ == "sphinx_thebe":
+            if listener.handler.__name__ in ("init_thebe_core", "update_thebe_context"):
                 app.disconnect(listener.id)
 
 

@@ -1,0 +1,42 @@
+"""How long the built book's sliders take to change their figure: `python -m tests.browser.bench`."""
+
+import gzip
+from statistics import median
+
+from playwright.sync_api import Locator, sync_playwright
+
+from tests.browser.conftest import chromium, open_page, pages, watched
+
+# Milliseconds from a move of the last slider until the page is laid out again, for 40 moves over all its positions.
+SWITCHES = """(box) => {
+  const input = [...box.querySelectorAll("input")].at(-1);
+  return Array.from({ length: 40 }, (_, i) => {
+    const before = performance.now();
+    input.value = (Number(input.value) + 1) % (Number(input.max) + 1);
+    input.dispatchEvent(new Event("input"));
+    box.querySelector("svg").getBoundingClientRect();
+    document.body.getBoundingClientRect();
+    return performance.now() - before;
+  });
+}"""
+
+
+def switch_time(box: Locator) -> float:
+    """The median time of 40 switches, in milliseconds."""
+    return median(box.evaluate(SWITCHES))
+
+
+def main() -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium())
+        with watched(browser) as new_page:
+            page = new_page()
+            for path in pages():
+                open_page(page, path)
+                for i, box in enumerate(page.locator(".lesson-slider").all(), 1):
+                    size = len(gzip.compress(box.evaluate("(box) => box.outerHTML").encode()))
+                    print(f"{path}, slider {i}: {switch_time(box):.1f} ms a switch, {size / 1e3:.0f} kB gzipped")
+
+
+if __name__ == "__main__":
+    main()

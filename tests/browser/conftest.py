@@ -1,0 +1,96 @@
+"""A browser without network, in which whatever a page logs or asks of another host fails the test."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+HTML = ROOT / "_build" / "html"
+SYSTEM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+@cache
+def pages() -> list[str]:
+    """The pages of the built book, as paths inside it. A book that is not built is an error, never a skip."""
+    found = sorted(path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts)
+    if "index.html" not in found:
+        raise FileNotFoundError(f"{HTML} holds no book: build it first, with `make book`")
+    return [path for path in found if path != "index.html"]  # which only leads to the first
+
+
+def chromium() -> str | None:
+    """The system's Chromium or Chrome; None for Playwright's own. FileNotFoundError if there is neither."""
+    if found := next(filter(None, map(shutil.which, SYSTEM)), None):
+        return found
+    with sync_playwright() as playwright:
+        if not Path(playwright.chromium.executable_path).exists():
+            raise FileNotFoundError(
+                f"no browser: neither {', '.join(SYSTEM)} nor the one of `playwright install chromium`"
+            )
+    return None
+
+
+@contextmanager
+def watched(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """A function that opens offline pages, each in a context with the given options.
+
+    AssertionError in the end if one logged an error or a warning, or asked for what it did not get.
+    """
+    contexts, noticed = [], []
+
+    def on_request(request: Request) -> None:
+        if urlsplit(request.url).scheme not in ("file", "data", "blob"):
+            noticed.append(f"a request to {request.url}")
+
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            noticed.append(f"console {message.type}: {message.text} ({message.location['url']})")
+
+    def new_page(**options: object) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.set_offline(True)
+        context.on("request", on_request)
+        context.on("requestfailed", lambda request: noticed.append(f"no answer from {request.url}"))
+        context.on("console", on_console)
+        context.on("weberror", lambda error: noticed.append(f"error: {error.error}"))
+        return context.new_page()
+
+    try:
+        yield new_page
+    finally:
+        for context in contexts:
+            context.close()
+    assert not noticed, "\n".join(dict.fromkeys(noticed))
+
+
+def open_page(page: Page, path: str) -> None:
+    """Go to a page of the book and wait until all of it is there, its formulas too."""
+    page.goto((HTML / path).as_uri())
+    page.evaluate("window.MathJax?.startup?.promise")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    with watched(browser) as new_page:
+        yield new_page
+
+
+@pytest.fixture
+def page(new_page: Callable[..., Page]) -> Page:
+    return new_page()

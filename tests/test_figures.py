@@ -1,0 +1,202 @@
+"""Figures: one accessible SVG each, in the book's colours and the page's font, that says the same on every run."""
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from PIL import Image
+
+from lessons_lib.figures import COLOURS, GREY, INK, PAPER, label, show, to_png, to_svg
+
+ALT = "A line that goes up, from one to three."
+STYLES = Path(__file__).parents[1] / "book" / "_static" / "lessons.css"
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    plt.close("all")
+    yield
+    assert not plt.get_fignums()
+
+
+def line(**axes: object) -> Figure:
+    fig = Figure()
+    ax = fig.subplots()
+    ax.plot([1, 2, 3], marker="o")
+    ax.set(**axes)
+    return fig
+
+
+def tree(fig: Figure) -> ElementTree.Element:
+    return ElementTree.fromstring(to_svg(fig, ALT))
+
+
+def ids(svg: str) -> list[str]:
+    return re.findall(r'\bid="([^"]+)"', svg)
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2's relative luminance."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def contrast(a: str, b: str) -> float:
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_show_displays_one_bundle_and_closes_the_figure() -> None:
+    fig, ax = plt.subplots()
+    ax.plot([1, 2, 3])
+    svg, png = to_svg(fig, ALT), to_png(fig)
+    with patch("lessons_lib.figures.display") as display:
+        show(fig, ALT)
+    display.assert_called_once_with({"image/svg+xml": svg, "image/png": png, "text/plain": ALT}, raw=True)
+    assert not plt.get_fignums()
+
+
+def test_where_no_notebook_is_a_figure_prints_as_its_description(capsys: pytest.CaptureFixture[str]) -> None:
+    show(line(), ALT)
+    assert capsys.readouterr().out == f"{ALT}\n"
+
+
+@pytest.mark.parametrize(
+    ("fig", "alt", "error", "message"),
+    [
+        (Figure(), "A line.", ValueError, "alt: expected a sentence that says what is to be seen, got 'A line.'"),
+        (Figure(), " " * 30, ValueError, "alt: expected a sentence"),
+        (Figure(), None, TypeError, "alt: expected a string, got None"),
+        (line().axes[0], ALT, TypeError, "fig: expected a matplotlib figure, got <Axes"),
+    ],
+)
+def test_errors_name_the_argument(fig: Figure, alt: str, error: type[Exception], message: str) -> None:
+    for function in (show, to_svg):
+        with pytest.raises(error, match=re.escape(message)):
+            function(fig, alt)
+
+
+def test_a_label_is_bold_and_has_its_lines_colour() -> None:
+    fig = line()
+    label(fig.axes[0], 1, 2, "loss", COLOURS["orange"], ha="right")
+    text = next(e for e in tree(fig).iter(f"{SVG}text") if e.text == "loss")
+    for style in ("font-weight: 700", "text-anchor: end", "fill: var(--lesson-orange, #b84a00)"):
+        assert style in text.get("style")
+
+
+def test_an_svg_is_one_element_with_an_accessible_name() -> None:
+    svg = to_svg(line(), ALT)
+    root = ElementTree.fromstring(svg)
+    assert svg.startswith("<svg ") and svg.endswith("</svg>") and root.tag == f"{SVG}svg"
+    assert (root.get("role"), root.get("aria-label"), root.get("class")) == ("img", ALT, "lesson-figure")
+
+
+def test_text_stays_text() -> None:
+    said = ["η < 1 & ∇f", "#0068a8", "url(#a) id"]
+    fig = line(title=said[0], xlabel=said[1], ylabel=said[2])
+    texts = [e.text for e in tree(fig).iter(f"{SVG}text")]
+    assert set(said) < set(texts)
+    formula = tree(line(xlabel="$x_1^2$")).iter(f"{SVG}tspan")
+    assert sorted(e.text for e in formula) == ["1", "2", "x"]
+
+
+def test_the_font_is_named_once_for_the_page_to_replace() -> None:
+    svg = to_svg(line(xlabel="$x^2$", ylabel="loss"), ALT)
+    assert svg.count("font-family") == 1 and "font-family: var(--lesson-font, " in svg
+    fig = line()
+    fig.axes[0].set_title("code", family="monospace")
+    assert "font-family: 'DejaVu Sans Mono'" in to_svg(fig, ALT)
+
+
+@pytest.mark.parametrize("name", [*COLOURS, "ink", "grey", "paper"])
+def test_a_colour_is_a_variable_of_the_page(name: str) -> None:
+    colour = (COLOURS | dict(ink=INK, grey=GREY, paper=PAPER))[name]
+    fig = line()
+    fig.axes[0].axhline(2, color=colour)
+    styles = " ".join(e.get("style", "") for e in tree(fig).iter())
+    assert f"stroke: var(--lesson-{name}, {colour})" in styles
+    assert not re.search(rf"(?<!, ){colour}", styles)
+    if name != "paper":  # the dark theme's own are of the page: tests/browser measures them
+        assert re.search(rf"--lesson-{name}: #", STYLES.read_text("utf-8"))
+        assert contrast(colour, PAPER) >= 4.5
+
+
+def test_an_svg_says_nothing_of_when_or_with_what_it_was_drawn() -> None:
+    svg = to_svg(line(ylabel="loss"), ALT)
+    assert "rotate(-90 " in svg and "rotate(-0 " not in svg
+    assert not re.search(r"(?i)metadata|<style|matplotlib|\b20\d\d-\d\d|<!--|<\?xml", svg)
+
+
+def test_figures_on_one_page_have_ids_of_their_own() -> None:
+    a, b = to_svg(line(), ALT), to_svg(line(title="another"), ALT)
+    assert ids(a) and ids(b) and not set(ids(a)) & set(ids(b))
+    assert a == to_svg(line(), ALT)
+    for svg in (a, b):
+        assert len(ids(svg)) == len(set(ids(svg)))
+        assert set(ids(svg)) == set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
+
+
+def test_every_definition_is_found_whatever_matplotlib_calls_it() -> None:
+    fig = line()
+    ax = fig.axes[0]
+    ax.bar([1, 2], [1, 2], hatch="/")
+    ax.scatter([0, 1, 2], [1, 2, 3], s=[9, 25, 49])
+    ax.pcolormesh(np.eye(3), shading="gouraud")
+    for radius in (0.2, 0.3):
+        image = ax.imshow(np.eye(3), zorder=3)
+        image.set_clip_path(Circle((1, 1), radius, transform=ax.transData))
+    svg = to_svg(fig, ALT)
+    root = ElementTree.fromstring(svg)
+    assert {e.tag.removeprefix(SVG) for e in root[0]} >= {"path", "clipPath", "pattern", "linearGradient"}
+    assert [e.tag for e in root.iter() if e.tag == f"{SVG}defs"] == [f"{SVG}defs"]
+    assert len(ids(svg)) == len(set(ids(svg)))
+    used = list(dict.fromkeys(re.findall(r'(?:url\(|href=")#([^")]+)', svg)))
+    assert set(used) == set(ids(svg))
+    defined = [element.get("id") for element in root[0]]
+    # In the order of their use, which a coordinate's last digit does not change.
+    assert defined == [name for name in used if name in defined]
+
+
+def test_coordinates_are_rounded_and_scales_are_not() -> None:
+    fig = line(title="about 3.14159265")
+    fig.axes[0].imshow(np.eye(3), extent=(0, 0.123, 0, 0.456), aspect="auto", interpolation="none")
+    fig.axes[0].axis((-0.3, 2.7, 0, 4.1))
+    root = tree(fig)
+    for element in root.iter():
+        for name in ("d", "x", "y"):
+            assert not re.search(r"\.\d{3}", element.get(name, ""))
+    (image,) = root.iter(f"{SVG}image")
+    assert re.search(r"(matrix|scale)\(.*\.\d{3}", image.get("transform"))
+    assert "about 3.14159265" in [e.text for e in root.iter()]
+
+    plain = io.StringIO()
+    fig.savefig(plain, format="svg")
+    drawn, kept = (
+        np.array(re.findall(r"-?\d+\.?\d*", " ".join(e.get("d", "") for e in r.iter(f"{SVG}path"))), float)
+        for r in (ElementTree.fromstring(plain.getvalue()), root)
+    )
+    assert len(drawn) == len(kept)
+    assert np.abs(np.sort(drawn) - np.sort(kept)).max() <= 0.005 + 1e-9
+
+
+def test_a_png_shows_what_matplotlib_draws() -> None:
+    fig = line(title="loss")
+    fig.axes[0].imshow(np.arange(100).reshape(10, 10), cmap="gray")
+    plain = io.BytesIO()
+    fig.savefig(plain, format="png")
+    png = base64.b64decode(to_png(fig))
+    a, b = (np.asarray(Image.open(file).convert("RGB"), int) for file in (plain, io.BytesIO(png)))
+    assert a.shape == b.shape == (307, 518, 3)
+    assert np.abs(a - b).max() <= 20 and np.abs(a - b).mean() < 3
+    assert len(png) < len(plain.getvalue()) / 2

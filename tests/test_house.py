@@ -1,0 +1,104 @@
+"""What holds the parts of the repository together: names, addresses, the wheel, the glossary."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from tools.notebooks import ROOT, read
+
+LESSONS = [Path(chapter["file"]).name for chapter in yaml.safe_load((ROOT / "_toc.yml").read_text())["chapters"]]
+LESSONS = [stem for stem in LESSONS if (ROOT / f"book/{stem}.ipynb").exists()]
+CHINESE = r"[\u4e00-\u9fff]+"
+
+
+def prose(stem: str) -> str:
+    return "\n".join(cell.source for cell in read(ROOT / f"book/{stem}.ipynb").cells if cell.cell_type == "markdown")
+
+
+def address() -> str:
+    """The repository's address, as pyproject.toml has it."""
+    return re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+
+
+def test_every_notebook_is_in_the_table_of_contents() -> None:
+    assert LESSONS
+    assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == set(LESSONS)
+
+
+@pytest.mark.parametrize("stem", LESSONS)
+def test_one_stem_a_lesson(stem: str) -> None:
+    assert (ROOT / f"lessons_lib/{stem}.py").exists()
+    assert (ROOT / f"tests/test_{stem}.py").exists()
+
+
+@pytest.mark.parametrize("stem", LESSONS)
+def test_readme_and_index_name_the_lesson(stem: str) -> None:
+    assert f"(book/{stem}.ipynb)" in (ROOT / "README.md").read_text()
+    assert f"({stem}.ipynb)" in (ROOT / "book/index.md").read_text()
+
+
+@pytest.mark.parametrize("stem", LESSONS)
+def test_a_lesson_installs_the_library_from_the_repository_s_address(stem: str) -> None:
+    installs = re.findall(r"git\+(\S+?)\"", "\n".join(cell.source for cell in read(ROOT / f"book/{stem}.ipynb").cells))
+    assert installs == [address()]
+
+
+def test_the_book_s_buttons_lead_to_the_repository_s_address() -> None:
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+    assert repository == dict(url=address(), branch="main")
+
+
+@pytest.mark.parametrize("stem", LESSONS)
+def test_the_glossary_has_every_chinese_term_of_a_lesson_and_no_other(stem: str) -> None:
+    rows = re.findall(rf"^\| (.+?) \| ({CHINESE}) \|.*\({stem}\.ipynb\)", (ROOT / "book/glossary.md").read_text(), re.M)
+    assert {chinese for _, chinese in rows} == set(re.findall(CHINESE, prose(stem)))
+    assert [term for term, _ in rows] == sorted(term for term, _ in rows)
+
+
+@pytest.mark.parametrize("stem", LESSONS)
+def test_a_chinese_term_stands_at_its_first_mention_only(stem: str) -> None:
+    terms = re.findall(CHINESE, prose(stem))
+    assert len(terms) == len(set(terms))
+
+
+def test_every_requirement_is_pinned_and_the_environment_is_the_pinned_one() -> None:
+    pins = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    assert all([s.operator for s in pin.specifier] == ["=="] for pin in pins)
+    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    wrong = {pin.name: version(pin.name) for pin in here if not pin.specifier.contains(version(pin.name))}
+    assert wrong == {}
+
+
+def test_the_wheel_is_bounded_loosely_and_carries_data_styles_and_licences(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # setuptools leaves a build folder beside what it builds
+    shutil.copytree(ROOT / "lessons_lib", source / "lessons_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    command += ["-w", str(tmp_path), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    archive = zipfile.ZipFile(wheel)
+    names = set(archive.namelist())
+    assert {str(path.relative_to(source)) for path in source.glob("lessons_lib/**/*") if path.is_file()} <= names
+    assert len([name for name in names if name.endswith("LICENSE")]) >= 2
+    metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
+    needs = [Requirement(r) for r in re.findall(r"^Requires-Dist: (.+)$", metadata, re.M) if "extra ==" not in r]
+    assert {n.name for n in needs} == {"torch", "matplotlib", "ipywidgets", "ipython", "tqdm"}
+    colab = dict(torch="2.11.0", matplotlib="3.10.0", ipywidgets="7.7.1", ipython="7.34.0", tqdm="4.67.0")
+    assert all(n.specifier.contains(colab[n.name]) for n in needs), "Colab's versions, August 2026"
+
+
+def test_importing_a_lesson_s_module_is_light() -> None:
+    code = "import sys, lessons_lib.batch_norm; print(*sorted(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "torch" in modules
+    assert not {"pandas", "requests", "scipy", "torchvision", "matplotlib", "ipywidgets"} & set(modules)

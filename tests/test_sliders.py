@@ -1,0 +1,516 @@
+"""A slider stores every figure that it shows, complete, and is live wherever a kernel runs.
+
+The pages that readers see are driven in tests/browser.
+"""
+
+import gzip
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from html import escape
+from unittest.mock import patch
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import nbformat
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ipywidgets import HTML, SelectionSlider
+from ipywidgets.widgets import widget as ipywidgets_widget
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from nbclient import NotebookClient
+
+from lessons_lib import sliders
+from lessons_lib.figures import COLOURS, define, label, serialise, to_png, to_svg
+from lessons_lib.sliders import frames, parameters, slider
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+RATES = [0.1, 0.2, 0.4]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    plt.close("all")
+    yield
+    assert not plt.get_fignums()
+
+
+def draw(lr: float = 0.2) -> Figure:
+    """A line that falls as fast as the learning rate says."""
+    fig, ax = plt.subplots(figsize=(3, 2))
+    ax.plot([1, 1 - lr])
+    return fig
+
+
+def bundle(draw: Callable[..., Figure], /, **values: Iterable) -> dict:
+    """What a slider displays."""
+    with patch("lessons_lib.sliders.display") as display:
+        slider(draw, **values)
+    display.assert_called_once()
+    assert display.call_args.kwargs == {"raw": True}
+    return display.call_args.args[0]
+
+
+def page(draw: Callable[..., Figure], /, **values: Iterable) -> str:
+    return bundle(draw, **values)["text/html"]
+
+
+def live(bundle: dict) -> tuple[list[SelectionSlider], HTML]:
+    """The controls of a live slider, and the widget that shows its figure."""
+    widgets = getattr(ipywidgets_widget, "_instances", None)  # ipywidgets 8
+    if widgets is None:
+        widgets = ipywidgets_widget.Widget.widgets  # 7
+    *controls, box = widgets[bundle[VIEW]["model_id"]].children
+    return controls, box
+
+
+def svg_of(draw: Callable[..., Figure], **position: object) -> str:
+    fig = draw(**position)
+    svg = to_svg(fig, " ".join(draw.__doc__.split()))
+    plt.close(fig)
+    return svg
+
+
+# --- what is stored ---
+
+
+def test_one_bundle_has_a_form_for_every_host() -> None:
+    shown = bundle(draw, lr=RATES)
+    fig = draw(0.2)
+    assert set(shown) == {VIEW, "text/html", "image/png", "text/plain"}
+    assert shown["text/plain"] == draw.__doc__ == repr(shown)
+    assert shown["image/png"] == to_png(fig)
+    plt.close(fig)
+    assert shown[VIEW].items() >= {"version_major": 2, "version_minor": 0}.items()
+    still, data = shown["text/html"].index("<img "), shown["text/html"].index("<script")
+    assert (
+        still < data
+        and f'<img alt="{draw.__doc__}" src="data:image/png;base64,{shown["image/png"]}">' in (shown["text/html"])
+    )
+
+
+def test_frames_are_what_draw_draws_at_each_position() -> None:
+    html = page(draw, lr=RATES)
+    assert frames(html) == [svg_of(draw, lr=lr) for lr in RATES]
+    assert len(set(frames(html))) == 3
+
+
+def test_the_first_parameter_turns_slowest() -> None:
+    def two(sign: int, lr: float) -> Figure:
+        """A line that falls or rises as fast as the learning rate says."""
+        return draw(sign * lr)
+
+    html = page(two, lr=RATES, sign=[1, -1])
+    assert [p["name"] for p in parameters(html)] == ["lr", "sign"]
+    assert frames(html) == [svg_of(two, lr=lr, sign=sign) for lr, sign in itertools.product(RATES, [1, -1])]
+
+
+def test_parameters_say_what_a_reader_sees_and_where_each_slider_starts() -> None:
+    def four(momentum: float, lr: float = 0.3, num_layers: int = 20, act: str = "ReLU") -> Figure:
+        """A line that falls as fast as the learning rate says."""
+        return draw(lr)
+
+    html = page(
+        four, lr=np.linspace(0.1, 0.3, 3), momentum=(0, 0.9), num_layers=range(10, 30, 10), act=["tanh", "ReLU"]
+    )
+    assert parameters(html) == [
+        dict(name="lr", label="learning rate η", values=["η = 0.1", "η = 0.2", "η = 0.3"], start=2),
+        dict(name="momentum", label="momentum ρ", values=["ρ = 0", "ρ = 0.9"], start=0),
+        dict(name="num_layers", label="num layers", values=["10", "20"], start=1),
+        dict(name="act", label="act", values=["tanh", "ReLU"], start=1),
+    ]
+
+
+def test_a_parameter_may_have_any_name_and_any_values() -> None:
+    def functions(draw: Callable[[float], float]) -> Figure:
+        """A line through the values of one of two functions."""
+        fig = Figure(figsize=(3, 2))
+        fig.subplots().plot([draw(x) for x in (0, 1, 2)])
+        return fig
+
+    class Named:
+        def __init__(self, power: int) -> None:
+            self.power = power
+
+        def __call__(self, x: float) -> float:
+            return x**self.power
+
+        def __str__(self) -> str:
+            return f"power {self.power}"
+
+    html = page(functions, draw=[Named(1), Named(2)])
+    assert parameters(html)[0]["values"] == ["power 1", "power 2"]
+    assert len(set(frames(html))) == 2
+
+
+@pytest.mark.parametrize("read", [frames, parameters])
+@pytest.mark.parametrize("html", ["", "<p>hello</p>", '<script type="application/json">{}</script>', "lesson-slider"])
+def test_other_html_is_no_slider(read: Callable, html: str) -> None:
+    with pytest.raises(ValueError, match="html: expected a slider's output, got"):
+        read(html)
+
+
+# --- merging ---
+
+DEFINITIONS = {
+    "d1": '<path xmlns="http://www.w3.org/2000/svg" id="d1" d="M 0 0" />',
+    "d2": '<path xmlns="http://www.w3.org/2000/svg" id="d2" d="M 1 1" />',
+    "d3": '<clipPath xmlns="http://www.w3.org/2000/svg" id="d3"><path d="M 2 2" /></clipPath>',
+}
+ATTRIBUTES = st.one_of(
+    st.just({}),
+    st.sampled_from([{"d": "M 0 1"}, {"d": "M 0 2"}, {"href": "#d1"}, {"href": "#d2", "x": "3"}]),
+    st.just({"clip-path": "url(#d3)"}),
+)
+
+
+def element(tag: str, attributes: dict[str, str], text: str | None, children: list[Element]) -> Element:
+    made = Element(f"{{http://www.w3.org/2000/svg}}{tag}", attributes)
+    made.text = text
+    made.extend(children)
+    return made
+
+
+ELEMENTS = st.recursive(
+    st.builds(
+        element, st.sampled_from(["path", "use", "text"]), ATTRIBUTES, st.sampled_from([None, "a", "0"]), st.just([])
+    ),
+    lambda children: st.builds(element, st.just("g"), ATTRIBUTES, st.none(), st.lists(children, max_size=4)),
+    max_leaves=12,
+)
+
+
+def drawing(children: list[Element]) -> Element:
+    known = {name: ElementTree.fromstring(text) for name, text in DEFINITIONS.items()}
+    return define(element("svg", {"width": "3", "aria-label": "Some drawing."}, None, children), known)
+
+
+@given(st.lists(st.builds(drawing, st.lists(ELEMENTS, max_size=4)), min_size=2, max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_merging_loses_nothing(trees: list[Element]) -> None:
+    alone = [serialise(tree) for tree in trees]
+    html = sliders._html(trees, [], "", "")
+    assert frames(html) == alone
+    merged = json.loads(re.search(r"(?s)json\">(.*?)</script>", html)[1])["svg"]
+    assert len(merged) <= sum(map(len, alone)) + len(' data-frames="0"') * sum(svg.count("<") for svg in alone)
+    if len(set(alone)) == 1:
+        assert merged == alone[0]
+
+
+SHAPES = st.lists(st.sampled_from(["line", "dots", "image", "circle", "text", "formula", "bar"]), max_size=3)
+
+
+def add(ax: plt.Axes, shape: str, k: int) -> None:
+    if shape == "line":
+        ax.plot([0, 1, k])
+    elif shape == "dots":
+        ax.plot([k, *range(k + 2)], "o", ms=3 + k % 2)
+    elif shape == "image":
+        ax.imshow(np.eye(2 + k))
+    elif shape == "circle":
+        ax.plot([0, 2], clip_path=Circle((1, 1), 0.2 + k / 10, transform=ax.transData))
+    elif shape == "text":
+        ax.text(1, 1, f"position {k // 2}")
+    elif shape == "formula":
+        ax.set_title(f"$x^{k // 2}$")
+    else:
+        ax.bar([0, 1], [1, k + 1], hatch="/" * (k % 2 + 1))
+
+
+@given(st.lists(SHAPES, min_size=2, max_size=4))
+@settings(max_examples=10, deadline=None)
+def test_whatever_is_drawn_each_frame_is_whole(shapes: list[list[str]]) -> None:
+    def any_figure(k: int) -> Figure:
+        """Any figure that matplotlib can draw, another one at each position."""
+        fig = Figure(figsize=(3, 2))
+        ax = fig.subplots()
+        for shape in shapes[k]:
+            add(ax, shape, k)
+        return fig
+
+    assert frames(page(any_figure, k=range(len(shapes)))) == [svg_of(any_figure, k=k) for k in range(len(shapes))]
+
+
+def test_what_stands_still_is_stored_once() -> None:
+    def steps(lr: float, n: int) -> Figure:
+        """Each further step adds a line, a label and a mark."""
+        fig = Figure()
+        ax = fig.subplots()
+        ax.axis((0, 10, 0, 10))
+        ax.set(xlabel="still here", title="and here")
+        for i in range(n):
+            ax.plot([i, i + 1], [1, 2], "o-")
+            ax.text(i, 5, f"step {i}")
+        ax.plot([0, 10 * lr])
+        return fig
+
+    html = page(steps, lr=[0.1, 0.2, 0.3], n=range(1, 6))
+    assert html.count("still here") == html.count("and here") == html.count("step 0") == html.count("step 4") == 1
+    assert html.count("data-frames") < 40
+
+
+# --- the page ---
+
+
+def falling(lr: float) -> Figure:
+    """Two losses that fall faster when the learning rate is higher."""
+    fig, ax = plt.subplots()
+    steps = np.arange(30)
+    ax.plot(steps, np.exp(-lr * steps), marker="o")
+    ax.plot(steps, np.exp(-lr * steps / 2))
+    label(ax, 10, 0.5, "loss", COLOURS["blue"])
+    ax.set(xlabel="step $t$", ylabel="loss", title=f"η = {lr}")
+    return fig
+
+
+def test_forty_frames_add_under_60_kb_to_a_page() -> None:
+    html = page(falling, lr=np.linspace(0.01, 0.4, 40))
+    assert len(gzip.compress(html.encode())) < 60_000
+
+
+def test_nothing_a_lesson_says_ends_the_script_early() -> None:
+    said = "</script><!--<script>&\"'"
+
+    def hostile(act: str) -> Figure:
+        fig = Figure(figsize=(3, 2))
+        fig.subplots().set_title(said)
+        return fig
+
+    hostile.__doc__ = f"A title that says {said}, and nothing else."
+    html = page(hostile, act=[said, "<!--", "</style>"])
+    assert parameters(html)[0]["values"] == [said, "<!--", "</style>"]
+    assert frames(html)[0] == svg_of(hostile, act=said) and escape(said, quote=False) in frames(html)[0]
+    data = html.split('<script type="application/json">')[1].split("</script>")[0]
+    assert json.loads(data) and "<!" not in data and "</" not in data
+    assert f'<img alt="{escape(hostile.__doc__)}"' in html
+
+
+def test_a_page_asks_no_other_host() -> None:
+    assert not re.search(r"https?://(?!www\.w3\.org/)", page(falling, lr=RATES))
+
+
+def test_figures_and_sliders_on_one_page_have_ids_of_their_own() -> None:
+    def circles(k: int) -> Figure:
+        """Two losses that fall faster when the learning rate is higher."""
+        fig = falling(k / 10)
+        add(fig.axes[0], "circle", k)
+        return fig
+
+    pieces = [page(falling, lr=RATES), page(circles, k=[1, 2]), svg_of(falling, lr=0.1)]
+    found = [set(re.findall(r'\bid=\\?"([\w-]+)', piece)) for piece in pieces]
+    assert all(found) and not any(a & b for a, b in itertools.combinations(found, 2))
+
+
+PROCESS = """
+import hashlib
+import lessons_lib.sliders as sliders
+from matplotlib.figure import Figure
+def draw(lr, act):
+    'A line that falls as fast as the learning rate says.'
+    fig = Figure()
+    fig.subplots().plot([1, 1 - lr], marker="o")
+    return fig
+def display(bundle, raw):
+    bundle.pop(sliders._VIEW)
+    print(hashlib.sha256(str(bundle.items()).encode()).hexdigest())
+sliders.display = display
+sliders.slider(draw, lr=[0.1, 0.2, 0.4], act={"tanh": 1, "ReLU": 2})
+"""
+
+
+def test_another_process_stores_the_same() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", PROCESS]
+    environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in "12"]
+    processes = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for env in environments]
+    (digest,) = {process.communicate()[0] for process in processes}
+    assert len(digest) == 65
+
+
+# --- errors ---
+
+
+def silent(lr: float = 0.2) -> Figure:
+    return draw(lr)
+
+
+def terse(lr: float = 0.2) -> Figure:
+    """A line."""
+    return draw(lr)
+
+
+def growing(lr: float = 0.2) -> Figure:
+    """A figure that is larger at each position."""
+    return plt.figure(figsize=(3 + lr, 2))
+
+
+def nothing(lr: float = 0.2) -> Figure:
+    """At one position it forgets to return its figure."""
+    fig = draw(lr)
+    return fig if lr < 0.4 else None
+
+
+@pytest.mark.parametrize(
+    ("draw", "values", "error", "message"),
+    [
+        (draw, dict(lr=[0.2]), ValueError, "lr: expected at least two values, got [0.2]"),
+        (draw, dict(lr=[]), ValueError, "lr: expected at least two values, got []"),
+        (draw, dict(lr=0.2), TypeError, "lr: expected a sequence of values, got 0.2"),
+        (draw, dict(lr=[0.1, 0.4]), ValueError, "lr: expected the default to be one of [0.1, 0.4], got 0.2"),
+        (draw, dict(lr=[0.2, 0.2 + 1e-9]), ValueError, "lr: expected values that read differently, got [0.2, 0.2"),
+        (silent, dict(lr=RATES), ValueError, "draw: expected a docstring that says what is to be seen, got None"),
+        (terse, dict(lr=RATES), ValueError, "draw: expected a docstring that says what is to be seen, got 'A line.'"),
+        (growing, dict(lr=RATES), ValueError, "draw: expected figures of one size at all positions, got several"),
+        (draw, dict(), TypeError, "draw: expected a function of something, got lr"),
+        (draw, dict(rate=RATES), TypeError, "draw: expected a function of rate, got lr"),
+        (draw, dict(lr=RATES, n=RATES), TypeError, "draw: expected a function of lr, n, got lr"),
+        (nothing, dict(lr=RATES), TypeError, "draw: expected a matplotlib figure at {'lr': 0.4}, got None"),
+        (3, dict(lr=RATES), TypeError, "draw: expected a function that returns a figure, got 3"),
+    ],
+)
+def test_errors_name_the_argument(draw: object, values: dict, error: type[Exception], message: str) -> None:
+    with patch("lessons_lib.sliders.display") as display, pytest.raises(error, match=re.escape(message)):
+        slider(draw, **values)
+    display.assert_not_called()
+
+
+@pytest.mark.parametrize("bad", RATES)
+def test_an_error_at_any_position_fails_the_cell(bad: float) -> None:
+    def broken(lr: float = 0.2) -> Figure:
+        """It fails at one of its positions, after it has opened two figures."""
+        plt.figure()
+        fig = draw(lr)
+        if lr == bad:
+            raise ZeroDivisionError(f"at {lr}")
+        return fig
+
+    with patch("lessons_lib.sliders.display") as display, pytest.raises(ZeroDivisionError, match=f"at {bad}"):
+        slider(broken, lr=RATES)
+    display.assert_not_called()
+
+
+def test_figures_that_draw_did_not_open_stay_open_unless_it_shows_them() -> None:
+    used, mine = plt.figure(), plt.figure()
+
+    def reuse(lr: float = 0.2) -> Figure:
+        """A text that moves with the learning rate, in the same figure each time."""
+        used.clear()
+        used.text(lr, 0.5, "here")
+        return used
+
+    assert len(set(frames(page(reuse, lr=RATES)))) == 3
+    assert plt.get_fignums() == [mine.number]
+    page(draw, lr=RATES)
+    assert plt.get_fignums() == [mine.number]
+    plt.close(mine)
+
+
+# --- live ---
+
+
+def test_moving_a_live_slider_draws_anew_in_the_same_place() -> None:
+    calls = []
+
+    def two(lr: float = 0.2, sign: int = -1) -> Figure:
+        """A line that falls or rises as fast as the learning rate says."""
+        calls.append((lr, sign))
+        return draw(sign * lr)
+
+    controls, box = live(bundle(two, lr=RATES, sign=[1, -1]))
+    assert [(c.description, c.label, c.index) for c in controls] == [
+        ("learning rate η", "η = 0.2", 1),
+        ("sign", "-1", 1),
+    ]
+    assert box.value == svg_of(two, lr=0.2, sign=-1)
+    calls.clear()
+    controls[0].index = 2
+    assert calls == [(0.4, -1)] and box.value == svg_of(two, lr=0.4, sign=-1)
+    calls.clear()
+    controls[1].value = "1"
+    assert calls == [(0.4, 1)] and box.value == svg_of(two, lr=0.4, sign=1)
+
+
+def test_a_live_slider_shows_what_the_reader_has_changed() -> None:
+    colour = "blue"
+
+    def coloured(lr: float = 0.2) -> Figure:
+        """A line that falls as fast as the learning rate says."""
+        fig = draw(lr)
+        fig.axes[0].lines[0].set_color(COLOURS[colour])
+        return fig
+
+    (control,), box = live(bundle(coloured, lr=RATES))
+    assert "--lesson-blue" in box.value
+    colour = "orange"
+    control.index = 0
+    assert "--lesson-orange" in box.value and "--lesson-blue" not in box.value
+
+
+def test_an_exception_is_shown_in_the_pictures_place() -> None:
+    broken = False
+
+    def fragile(lr: float = 0.2) -> Figure:
+        """A line that falls as fast as the learning rate says."""
+        fig = draw(lr)
+        if broken:
+            raise ValueError("too <fast>")
+        return fig
+
+    (control,), box = live(bundle(fragile, lr=RATES))
+    broken = True
+    control.index = 2
+    assert box.value.startswith("<pre>Traceback") and "ValueError: too &lt;fast&gt;" in box.value
+    broken = False
+    control.index = 0
+    assert box.value == svg_of(fragile, lr=0.1)
+
+
+CELLS = """
+from matplotlib import pyplot as plt
+from lessons_lib.sliders import slider
+def draw(lr=0.2):
+    '''A line that falls as fast as the learning rate says.'''
+    fig, ax = plt.subplots()
+    ax.plot([1, 1 - lr])
+    if lr > limit:
+        raise ZeroDivisionError("too fast")
+    return fig
+limit = 1
+slider(draw, lr=[0.1, 0.2, 0.4])
+---
+limit = 0.3
+slider(draw, lr=[0.1, 0.2, 0.4])
+"""
+
+
+def test_in_a_kernel_the_slider_comes_first_and_one_output_remains() -> None:
+    """The reader sees the live slider before the other figures are drawn."""
+    cells = [nbformat.v4.new_code_cell(source) for source in CELLS.split("---")]
+    metadata = dict(kernelspec=dict(name="python3", display_name="Python 3"))
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+    messages = []
+
+    class Client(NotebookClient):
+        def process_message(self, msg: dict, *args: object) -> object:
+            messages.append(msg)
+            return super().process_message(msg, *args)
+
+    Client(notebook, kernel_name="python3", allow_errors=True).execute()
+    shown = [m for m in messages if m["msg_type"].endswith("display_data")]
+    assert [m["msg_type"] for m in shown] == ["display_data", "update_display_data", "display_data"]
+    assert [set(m["content"]["data"]) ^ {VIEW, "image/png", "text/plain"} for m in shown] == [
+        set(),
+        {"text/html"},
+        set(),
+    ]
+    (output,), (first, error) = (cell.outputs for cell in notebook.cells)
+    assert set(output.data) == {VIEW, "text/html", "image/png", "text/plain"}
+    assert len(frames(output.data["text/html"])) == 3
+    assert VIEW in first.data and error.ename == "ZeroDivisionError"

@@ -1,0 +1,259 @@
+"""The training loop does what five lines by hand do, measures what it says, and refuses what it cannot train with."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+from lessons_lib.batch_norm import BatchNorm
+from lessons_lib.training import History, evaluate, num_parameters, train
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers are compared to the last digit below, which a GPU does not promise."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def examples(count: int, seed: int = 0) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.randn(count, 4, generator=generator)
+    return TensorDataset(X, (X[:, 0] > 0).long() + (X[:, 1] > 0).long())
+
+
+TRAIN, TEST = examples(10), examples(7, seed=1)
+
+
+def linear() -> nn.Module:
+    return start(nn.Linear(4, 3))
+
+
+def with_batch_norm() -> nn.Module:
+    return start(nn.Sequential(nn.Linear(4, 5), BatchNorm(5, num_dims=2), nn.Sigmoid(), nn.Linear(5, 3)))
+
+
+def start(net: nn.Module) -> nn.Module:
+    """The same start each time, whatever ran before."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    return net
+
+
+def run(net: nn.Module, **settings: float) -> History:
+    return train(net, TRAIN, TEST, **dict(lr=0.1, num_epochs=2, batch_size=4) | settings)
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+nets = pytest.mark.parametrize("make", [linear, with_batch_norm])
+
+
+class Probe(nn.Module):
+    """Passes its input on, and remembers in which mode and with how many examples it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[bool, bool, int]] = []
+
+    def forward(self, X: Tensor) -> Tensor:
+        self.calls.append((self.training, torch.is_grad_enabled(), len(X)))
+        return X
+
+
+# train
+
+
+@nets
+def test_is_sgd_as_written_by_hand(make: Callable[[], nn.Module]) -> None:
+    net, losses = make(), []
+    X, y = TRAIN.tensors
+    order = torch.Generator().manual_seed(5)
+    for batch in [part for _ in range(3) for part in torch.randperm(10, generator=order).split(4)]:
+        loss = cross_entropy(net(X[batch]), y[batch])
+        losses.append(loss.item())
+        with torch.no_grad():
+            for parameter, gradient in zip(net.parameters(), torch.autograd.grad(loss, net.parameters()), strict=True):
+                parameter.sub_(gradient, alpha=0.5)
+    trained = make()
+    assert run(trained, lr=0.5, num_epochs=3, seed=5).loss == losses
+    assert same(trained, net)
+
+
+@nets
+def test_the_seed_alone_decides_the_run(make: Callable[[], nn.Module]) -> None:
+    first, second, other = make(), make(), make()
+    torch.manual_seed(0)
+    history = run(first, seed=1)
+    torch.manual_seed(1)
+    assert run(second, seed=1) == history
+    assert same(first, second)
+    assert run(other, seed=2).loss != history.loss
+    assert not same(first, other)
+
+
+def test_each_loss_is_measured_before_its_step() -> None:
+    net = linear()
+    X, y = TRAIN.tensors
+    before = cross_entropy(net(X), y).item()
+    history = run(net, num_epochs=1, batch_size=10)
+    assert history.loss == pytest.approx([before], rel=1e-6)
+    assert cross_entropy(net(X), y).item() < before
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"), [(1, [1] * 10), (4, [4, 4, 2]), (5, [5, 5]), (9, [9, 1]), (10, [10]), (256, [10])]
+)
+def test_every_example_counts_in_every_epoch(batch_size: int, sizes: list[int]) -> None:
+    probe = Probe()
+    history = run(nn.Sequential(probe, linear()), batch_size=batch_size)
+    epoch = [*[(True, True, size) for size in sizes], (False, False, len(TEST))]
+    assert probe.calls == 2 * epoch
+    assert (len(history.loss), len(history.test_loss), len(history.test_acc)) == (2 * len(sizes), 2, 2)
+
+
+def test_trains_in_train_mode_whatever_the_mode_before() -> None:
+    probe = Probe()
+    net = nn.Sequential(probe, linear()).eval()
+    run(net)
+    assert probe.calls[0] == (True, True, 4)
+    assert net.training
+
+
+@nets
+def test_measures_the_test_set_after_each_epoch(make: Callable[[], nn.Module]) -> None:
+    X, y = TEST.tensors
+    for num_epochs in (1, 2):
+        net = make()
+        history = run(net, num_epochs=num_epochs)
+        scores = net.eval()(X)
+        assert history.test_loss[-1] == pytest.approx(cross_entropy(scores, y).item(), rel=1e-6)
+        assert history.test_acc[-1] == (scores.argmax(1) == y).sum().item() / 7
+        assert len(history.test_loss) == len(history.test_acc) == num_epochs
+
+
+def test_learns_what_can_be_learned() -> None:
+    history = train(with_batch_norm(), examples(500), examples(200, seed=1), lr=1.0, num_epochs=20, batch_size=50)
+    assert history.test_acc[-1] > 0.9 > history.test_acc[0]
+    assert history.test_loss[-1] < 0.5 * history.loss[0]
+
+
+def test_trains_the_net_itself_and_leaves_the_examples_alone() -> None:
+    net, before = linear(), deepcopy([TRAIN.tensors, TEST.tensors])
+    weight = net.weight
+    run(net)
+    assert net.weight is weight and not same(net, linear())
+    assert all(map(torch.equal, [*TRAIN.tensors, *TEST.tensors], [*before[0], *before[1]]))
+
+
+@nets
+def test_divergence_ends_in_the_history_and_not_in_an_error(make: Callable[[], nn.Module]) -> None:
+    history = run(make(), lr=1e38, num_epochs=3)
+    assert len(history.loss) == 9 and len(history.test_loss) == 3
+    assert math.isfinite(history.loss[0])
+    assert not math.isfinite(history.loss[-1]) and not math.isfinite(history.test_loss[-1])
+    assert 0 <= history.test_acc[-1] <= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(lr=0.0), r"lr: expected a positive number, got 0\.0"),
+        (dict(lr=-0.1), r"lr: expected a positive number, got -0\.1"),
+        (dict(lr=math.nan), r"lr: expected a positive number, got nan"),
+        (dict(num_epochs=0), r"num_epochs: expected at least 1, got 0"),
+        (dict(num_epochs=-2), r"num_epochs: expected at least 1, got -2"),
+        (dict(batch_size=0), r"batch_size: expected at least 1, got 0"),
+        (dict(batch_size=-4), r"batch_size: expected at least 1, got -4"),
+    ],
+)
+def test_refuses_settings_out_of_range(settings: dict[str, float], message: str) -> None:
+    net = linear()
+    with pytest.raises(ValueError, match=message):
+        run(net, **settings)
+    assert same(net, linear())
+
+
+@pytest.mark.parametrize("name", ["train_set", "test_set"])
+def test_refuses_an_empty_set(name: str) -> None:
+    net, sets = linear(), dict(train_set=TRAIN, test_set=TEST)
+    sets[name] = examples(0)
+    with pytest.raises(ValueError, match=f"{name}: expected at least one example, got none"):
+        train(net, **sets, lr=0.1)
+    assert same(net, linear())
+
+
+@pytest.mark.parametrize(("disable", "silent"), [("1", True), (None, False)])
+def test_the_progress_bar_can_be_turned_off(disable: str | None, silent: bool) -> None:
+    # In a process of its own: tqdm reads the variable when it is imported.
+    env = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    code = "from tests.test_training import linear, run; run(linear())"
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        env=env | ({"TQDM_DISABLE": disable} if disable else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == ""
+    assert (shown.stderr == "") == silent
+    assert ("0/6" in shown.stderr) != silent  # two epochs of three steps
+
+
+# evaluate
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("batch_size", "sizes"), [(3, [3, 3, 1]), (7, [7]), (1000, [7])])
+def test_evaluates_in_eval_mode_and_puts_the_mode_back(training: bool, batch_size: int, sizes: list[int]) -> None:
+    probe = Probe()
+    net = nn.Sequential(probe, with_batch_norm()).train(training)
+    before = deepcopy(net)
+    loss, acc = evaluate(net, TEST, batch_size=batch_size)
+    assert probe.calls == [(False, False, size) for size in sizes]
+    assert [module.training for module in net.modules()] == [training] * len([*net.modules()])
+    assert same(net, before)
+    X, y = TEST.tensors
+    scores = before.eval()(X)
+    assert loss == pytest.approx(cross_entropy(scores, y).item(), rel=1e-6)
+    assert acc == (scores.argmax(1) == y).sum().item() / 7
+
+
+def test_evaluates_to_known_numbers() -> None:
+    net = nn.Linear(2, 2)
+    nn.init.eye_(net.weight), nn.init.zeros_(net.bias)
+    X = torch.tensor([[math.log(3), 0.0], [0.0, math.log(3)], [math.log(3), 0.0], [0.0, 0.0]])
+    loss, acc = evaluate(net, TensorDataset(X, torch.tensor([0, 1, 1, 0])), batch_size=3)
+    # The right class gets probability 3/4, 3/4, 1/4 and 1/2.
+    assert loss == pytest.approx(-(2 * math.log(3 / 4) + math.log(1 / 4) + math.log(1 / 2)) / 4, rel=1e-6)
+    assert acc == 3 / 4
+
+
+# num_parameters
+
+
+@pytest.mark.parametrize(
+    ("net", "count"),
+    [(nn.Linear(3, 2), 8), (nn.Linear(3, 2, bias=False), 6), (BatchNorm(6, num_dims=4), 12), (nn.ReLU(), 0)],
+    ids=str,
+)
+def test_counts_what_is_learned_and_not_the_averages(net: nn.Module, count: int) -> None:
+    assert num_parameters(net) == count
+
+
+def test_counts_a_shared_parameter_once() -> None:
+    layer = nn.Linear(3, 3)
+    assert num_parameters(nn.Sequential(layer, nn.ReLU(), layer)) == 12
