@@ -6,6 +6,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx_thebe import init_thebe_core, update_thebe_context
 
 
 class InlineFigures(SphinxPostTransform):
@@ -35,7 +36,7 @@ def remove_thebe(app: Sphinx, config: Config) -> None:
     """
     for listeners in app.events.listeners.values():
         for listener in list(listeners):
-            if listener.handler.__name__ in ("init_thebe_core", "update_thebe_context"):
+            if listener.handler in (init_thebe_core, update_thebe_context):
                 app.disconnect(listener.id)
 
 
