@@ -1,5 +1,6 @@
 # The book's commands: `make` alone lists them.
 PYTHON ?= python3
+PORT ?= 8000
 export PYTHONHASHSEED = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 BIN := .venv/bin
@@ -10,13 +11,13 @@ SOURCES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not
 .DELETE_ON_ERROR:
 
 help:            ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: $(HTML)    ## build the book, and say where to open it
 	@echo "The book is built. Open file://$(CURDIR)/$(HTML)"
 
 serve: $(HTML)   ## build the book and serve it on this machine
-	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 test: .venv/.ready .venv/.chromium   ## prove every sentence, number and picture
 	$(BIN)/ruff check .
@@ -29,14 +30,16 @@ test: .venv/.ready .venv/.chromium   ## prove every sentence, number and picture
 notebooks: .venv/.ready   ## run the lessons again and store their outputs (only=batch_norm for one)
 	$(BIN)/python tools/notebooks.py $(only)
 
-bench: .venv/.ready   ## measure our layers against PyTorch's, as ratios in one run
+bench: $(HTML) .venv/.chromium   ## measure our layers against PyTorch's, as ratios in one run, and the built sliders
 	$(BIN)/python tools/bench.py
+	$(BIN)/python -m tests.browser.bench
 
 lock:            ## pin the newest environment that pyproject.toml allows (needs uv)
 	$(PYTHON) tools/lock.py
 
 clean:           ## remove everything that the other commands made
 	rm -rf _build .venv *.egg-info .pytest_cache .hypothesis .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A clean build each time: after a failed one Sphinx can call an incremental one a success.
 $(HTML): .venv/.ready $(SOURCES)
@@ -44,14 +47,19 @@ $(HTML): .venv/.ready $(SOURCES)
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
 
 .venv/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	|| { echo "Python 3.10 to 3.13 is needed: make clean, then make PYTHON=python3.12, say"; exit 1; }
+	@echo "Making the environment in .venv: some minutes, the first time"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -r requirements.txt
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-# A browser to drive the built pages: the system's own, else Playwright's, else Debian's.
+# A browser that starts: the system's own, else Playwright's, else Debian's.
+PROBE := $(BIN)/python -m tests.browser.conftest
 .venv/.chromium: .venv/.ready
-	$(BIN)/python -c "from tests.browser.conftest import chromium; chromium()" \
-	|| $(BIN)/python -m playwright install chromium \
-	|| (apt-get update -qq && apt-get install -y -qq chromium)
+	$(PROBE) 2>/dev/null \
+	|| { $(BIN)/python -m playwright install chromium && $(PROBE) 2>/dev/null; } \
+	|| { apt-get update -qq && apt-get install -y -qq chromium && $(PROBE); } \
+	|| { echo "Install Chromium or Chrome, or run: $(BIN)/python -m playwright install --with-deps chromium"; exit 1; }
 	touch $@

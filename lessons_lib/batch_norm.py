@@ -117,6 +117,8 @@ class BatchNorm(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         if X.dim() != self.num_dims:
             raise ValueError(f"X: expected {self.num_dims} dimensions, got shape {tuple(X.shape)}")
+        if X.shape[1] != self.num_features:
+            raise ValueError(f"X: expected {self.num_features} features, got shape {tuple(X.shape)}")
         state = dict(gamma=self.weight, beta=self.bias, moving_mean=self.running_mean, moving_var=self.running_var)
         if not self.training:
             return batch_norm(False, X, **state, eps=self.eps)[0]

@@ -46,20 +46,25 @@ def train(
 
     Raises:
         ValueError: lr, num_epochs or batch_size is out of range; a set is empty.
+        TypeError: one of them is no number or no int; a set is no `TensorDataset`.
 
     >>> X, y = torch.randn(64, 2), torch.randint(2, (64,))
     >>> history = train(nn.Linear(2, 2), TensorDataset(X, y), TensorDataset(X, y), lr=0.1, batch_size=16)
     >>> len(history.loss), len(history.test_acc)
     (4, 1)
     """
-    for name, value, least in (("num_epochs", num_epochs, 1), ("batch_size", batch_size, 1)):
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    for name, value in (("num_epochs", num_epochs), ("batch_size", batch_size)):
+        if not isinstance(value, int):
+            raise TypeError(f"{name}: expected an int, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if not isinstance(lr, int | float):
+        raise TypeError(f"lr: expected a number, got {lr!r}")
     if not lr > 0:
         raise ValueError(f"lr: expected a positive number, got {lr}")
-    for name, dataset in (("train_set", train_set), ("test_set", test_set)):
-        if dataset is not None and len(dataset) == 0:
-            raise ValueError(f"{name}: expected at least one example, got none")
+    _check_set("train_set", train_set)
+    if test_set is not None:
+        _check_set("test_set", test_set)
     home = next(net.parameters()).device
     device = torch.device("cuda") if torch.cuda.is_available() else home
     net.to(device)
@@ -68,21 +73,23 @@ def train(
     order = torch.Generator().manual_seed(seed)
     history = History()
     num_steps = num_epochs * -(-len(X) // batch_size)
-    with tqdm(total=num_steps, leave=False) as progress:
-        for _ in range(num_epochs):
-            net.train()
-            for batch in torch.randperm(len(X), generator=order).to(device).split(batch_size):
-                loss = nn.functional.cross_entropy(net(X[batch]), y[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                history.loss.append(loss.item())
-                progress.update()
-            if test_set is not None:
-                test_loss, test_acc = evaluate(net, test_set)
-                history.test_loss.append(test_loss)
-                history.test_acc.append(test_acc)
-    net.to(home)
+    try:
+        with tqdm(total=num_steps, leave=False) as progress:
+            for _ in range(num_epochs):
+                net.train()
+                for batch in torch.randperm(len(X), generator=order).to(device).split(batch_size):
+                    loss = nn.functional.cross_entropy(net(X[batch]), y[batch])
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    history.loss.append(loss.item())
+                    progress.update()
+                if test_set is not None:
+                    test_loss, test_acc = evaluate(net, test_set)
+                    history.test_loss.append(test_loss)
+                    history.test_acc.append(test_acc)
+    finally:
+        net.to(home)
     return history
 
 
@@ -93,6 +100,7 @@ def evaluate(net: nn.Module, dataset: TensorDataset, batch_size: int = 1000) -> 
     >>> evaluate(nn.Linear(2, 2), TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)))[1] in (0, 1)
     True
     """
+    _check_set("dataset", dataset)
     was_training = net.training
     net.eval()
     device = next(net.parameters()).device
@@ -112,3 +120,10 @@ def num_parameters(net: nn.Module) -> int:
     8
     """
     return sum(p.numel() for p in net.parameters())
+
+
+def _check_set(name: str, dataset: TensorDataset) -> None:
+    if not isinstance(dataset, TensorDataset):
+        raise TypeError(f"{name}: expected a TensorDataset, got {type(dataset).__name__}")
+    if len(dataset) == 0:
+        raise ValueError(f"{name}: expected at least one example, got none")

@@ -146,7 +146,7 @@ def pair(kind: type[BatchNorm], shape: tuple[int, ...], dtype: torch.dtype, **se
 
 @both
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @any_batch
 def test_agrees_with_pytorch(
     kind: type[BatchNorm], dtype: torch.dtype, shape: tuple[int, ...], seed: int, **numbers: float
@@ -443,7 +443,7 @@ BAD_INPUTS = [
     (torch.ones(4, 3).int(), TypeError, r"X: expected floating point, got torch.int32"),
     (torch.ones(4, 3) > 0, TypeError, r"X: expected floating point, got torch.bool"),
     (torch.ones(4, 3).double(), TypeError, r"gamma: expected X's dtype torch.float64, got torch.float32"),
-    (torch.ones(4, 5), ValueError, r"gamma: expected shape \(5,\) to fit X \(4, 5\), got \(3,\)"),
+    (torch.ones(4, 5), ValueError, r"X: expected 3 features, got shape \(4, 5\)"),
 ]
 
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -19,10 +20,13 @@ KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3
 
 
 def prepare_environment() -> None:
-    """Give the kernels started from here this checkout's library, this environment's kernel and no progress bars."""
+    """Give kernels started from here this checkout's library and kernel, no progress bars, and no GPU.
+
+    Stored numbers are a CPU's: on a GPU they would be rounded otherwise.
+    """
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    os.environ |= {"JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"}
+    os.environ |= {"JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def tidy(outputs: list[NotebookNode]) -> list[NotebookNode]:
@@ -89,7 +93,9 @@ def main(stems: list[str], folder: Path = ROOT / "book") -> int:
             print(f"{path.stem}: {error}", file=sys.stderr)
             return 1
         path.write_text(text, "utf-8")
-        print(f"{path.stem}: {time.perf_counter() - started:.1f} s, {len(text.encode()) / 1e3:.0f} kB", flush=True)
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+        size = len(text.encode()) / 1e3
+        print(f"{path.stem}: {time.perf_counter() - started:.1f} s, {memory:.1f} GB, {size:.0f} kB", flush=True)
     return 0
 
 

@@ -1,6 +1,7 @@
 """How long the built book's sliders take to change their figure: `python -m tests.browser.bench`."""
 
 import gzip
+import sys
 from statistics import median
 
 from playwright.sync_api import Locator, sync_playwright
@@ -26,7 +27,8 @@ def switch_time(box: Locator) -> float:
     return median(box.evaluate(SWITCHES))
 
 
-def main() -> None:
+def main() -> str | None:
+    too_much = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium())
         with watched(browser) as new_page:
@@ -34,9 +36,13 @@ def main() -> None:
             for path in pages():
                 open_page(page, path)
                 for i, box in enumerate(page.locator(".lesson-slider").all(), 1):
-                    size = len(gzip.compress(box.evaluate("(box) => box.outerHTML").encode()))
-                    print(f"{path}, slider {i}: {switch_time(box):.1f} ms a switch, {size / 1e3:.0f} kB gzipped")
+                    ms = switch_time(box)
+                    kB = len(gzip.compress(box.evaluate("(box) => box.outerHTML").encode())) / 1e3
+                    print(line := f"{path}, slider {i}: {ms:.1f} ms a switch, {kB:.0f} kB gzipped")
+                    if ms > 8 or kB > 60:
+                        too_much.append(f"{line}, expected at most 8 ms and 60 kB")
+    return "\n".join(too_much) or None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())  # a text ends with 1

@@ -94,3 +94,8 @@ def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 @pytest.fixture
 def page(new_page: Callable[..., Page]) -> Page:
     return new_page()
+
+
+if __name__ == "__main__":  # is there a browser that starts?
+    with sync_playwright() as playwright:
+        playwright.chromium.launch(executable_path=chromium()).close()
