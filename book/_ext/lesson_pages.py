@@ -43,4 +43,6 @@ def remove_thebe(app: Sphinx, config: Config) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", remove_thebe)
     app.add_post_transform(InlineFigures)
+    # On a first visit the theme warns that no mode is set, and then takes this one.
+    app.add_js_file(None, body='document.documentElement.dataset.mode ||= "auto";')
     return dict(parallel_read_safe=True, parallel_write_safe=True)
