@@ -257,3 +257,28 @@ def test_counts_what_is_learned_and_not_the_averages(net: nn.Module, count: int)
 def test_counts_a_shared_parameter_once() -> None:
     layer = nn.Linear(3, 3)
     assert num_parameters(nn.Sequential(layer, nn.ReLU(), layer)) == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(num_epochs=1.5), "num_epochs: expected an int, got 1.5"),
+        (dict(batch_size="4"), "batch_size: expected an int, got '4'"),
+        (dict(lr="0.1"), "lr: expected a number, got '0.1'"),
+        (dict(train_set=[1, 2]), "train_set: expected a TensorDataset, got list"),
+        (dict(test_set=[1, 2]), "test_set: expected a TensorDataset, got list"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        train(linear(), **dict(train_set=TRAIN, test_set=TEST, lr=0.1) | settings)
+
+
+def test_without_a_test_set_nothing_is_tested() -> None:
+    history = train(linear(), TRAIN, lr=0.1)
+    assert history.loss and not history.test_loss and not history.test_acc
+
+
+def test_testing_on_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="dataset: expected at least one example, got none"):
+        evaluate(linear(), TensorDataset(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)))
