@@ -13,15 +13,7 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 from lessons_lib.batch_norm import BatchNorm, batch_norm, lenet
-
-
-class Readable(BatchNorm):
-    """The function `batch_norm` as a layer, so that one test proves both."""
-
-    def forward(self, X: Tensor) -> Tensor:
-        state = self.weight, self.bias, self.running_mean, self.running_var
-        Y, self.running_mean, self.running_var = batch_norm(self.training, X, *state, self.eps, self.momentum)
-        return Y
+from tools.bench import Readable
 
 
 def pytorch(num_features: int, num_dims: int, eps: float = 1e-5, momentum: float = 0.9) -> nn.Module:
