@@ -15,6 +15,7 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 # Okabe and Ito's hues, which stay apart for every common kind of colour-blindness (jfly.uni-koeln.de/color), darkened
@@ -102,6 +103,27 @@ def label(ax: Axes, x: float, y: float, text: str, colour: str, **kwargs) -> Non
     >>> label(Figure().subplots(), 0, 0, "loss", COLOURS["blue"])
     """
     ax.text(x, y, text, color=colour, fontweight="bold", **kwargs)
+
+
+def box(ax: Axes, x: float, y: float, text: str, colour: str = INK, width: float = 2.4, height: float = 0.6) -> None:
+    """Draw a box of a diagram: `text` in a frame of `colour`, centred on (x, y), all in data coordinates.
+
+    >>> box(Figure().subplots(), 0, 0, "3×3 convolution")
+    """
+    corner, style = (x - width / 2, y - height / 2), f"round,pad=0,rounding_size={height / 4}"
+    ax.add_patch(FancyBboxPatch(corner, width, height, style, facecolor=PAPER, edgecolor=colour, linewidth=1.5))
+    ax.text(x, y, text, ha="center", va="center_baseline", fontsize="small")
+
+
+def arrow(ax: Axes, *points: tuple[float, float], colour: str = INK) -> None:
+    """Draw a line through `points`, in data coordinates, with a head at the last one.
+
+    >>> arrow(Figure().subplots(), (0, 0), (0, 1), (1, 1))
+    """
+    if len(points) > 2:
+        ax.plot(*zip(*points[:-1], strict=True), color=colour, linewidth=1.5)
+    style = dict(arrowstyle="-|>", color=colour, linewidth=1.5, shrinkA=0, shrinkB=0)
+    ax.annotate("", points[-1], points[-2], arrowprops=style)
 
 
 def to_svg(fig: Figure, alt: str) -> str:

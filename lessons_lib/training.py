@@ -1,5 +1,7 @@
 """One training loop for all lessons: seeded, measured step by step, on the GPU where there is one."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,10 +15,12 @@ class History:
     """What a training run measured.
 
     loss: the training loss of each step, before that step.
+    lr: the learning rate of each step.
     test_loss, test_acc: loss and accuracy (0 to 1) on the test set, after each epoch.
     """
 
     loss: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
     test_loss: list[float] = field(default_factory=list)
     test_acc: list[float] = field(default_factory=list)
 
@@ -26,7 +30,9 @@ def train(
     train_set: TensorDataset,
     test_set: TensorDataset | None = None,
     *,
-    lr: float,
+    lr: float | Callable[[int], float],
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
     num_epochs: int = 1,
     batch_size: int = 256,
     seed: int = 0,
@@ -36,7 +42,9 @@ def train(
     Args:
         net: maps images (m, …) to scores (m, num_classes). Trained on the GPU where PyTorch sees one, then put back.
         train_set, test_set: inputs and integer labels, as `fashion_mnist` returns them.
-        lr: the learning rate. Positive.
+        lr: the learning rate, or a schedule: a function of the step (0, 1, …) alone that returns it. Positive.
+        momentum: the weight of the old velocity, in [0, 1); v ← momentum v + gradient, then w ← w − lr v.
+        weight_decay: adds weight_decay · w to the gradient of each parameter w. Not negative.
         num_epochs: passes over the training set. At least 1.
         batch_size: examples a step. At least 1. The last, smaller batch of an epoch counts too.
         seed: fixes the order of the examples; the net's own start is the caller's to fix.
@@ -45,8 +53,8 @@ def train(
         The run's `History`. A run that diverges has losses of inf or nan in it; it does not raise.
 
     Raises:
-        ValueError: lr, num_epochs or batch_size is out of range; a set is empty.
-        TypeError: one of them is no number or no int; a set is no `TensorDataset`.
+        ValueError: a number is out of range, at the latest at the step for which a schedule returns it; a set is empty.
+        TypeError: one is no number or no int; a set is no `TensorDataset`.
 
     >>> X, y = torch.randn(64, 2), torch.randint(2, (64,))
     >>> history = train(nn.Linear(2, 2), TensorDataset(X, y), TensorDataset(X, y), lr=0.1, batch_size=16)
@@ -54,14 +62,16 @@ def train(
     (4, 1)
     """
     for name, value in (("num_epochs", num_epochs), ("batch_size", batch_size)):
-        if not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name}: expected an int, got {value!r}")
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
-    if not isinstance(lr, int | float):
-        raise TypeError(f"lr: expected a number, got {lr!r}")
-    if not lr > 0:
-        raise ValueError(f"lr: expected a positive number, got {lr}")
+    schedule = lr if callable(lr) else lambda step: lr
+    _check_rate(schedule(0))
+    for name, value, limit in (("momentum", momentum, 1), ("weight_decay", weight_decay, math.inf)):
+        _check_is_number(name, value)
+        if not 0 <= value < limit:
+            raise ValueError(f"{name}: expected a number in [0, {limit}), got {value}")
     _check_set("train_set", train_set)
     if test_set is not None:
         _check_set("test_set", test_set)
@@ -69,7 +79,7 @@ def train(
     device = torch.device("cuda") if torch.cuda.is_available() else home
     net.to(device)
     X, y = (t.to(device) for t in train_set.tensors)
-    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    optimizer = torch.optim.SGD(net.parameters(), momentum=momentum, weight_decay=weight_decay)
     order = torch.Generator().manual_seed(seed)
     history = History()
     num_steps = num_epochs * -(-len(X) // batch_size)
@@ -81,8 +91,12 @@ def train(
                     loss = nn.functional.cross_entropy(net(X[batch]), y[batch])
                     optimizer.zero_grad()
                     loss.backward()
+                    rate = schedule(len(history.loss))
+                    _check_rate(rate)
+                    optimizer.param_groups[0]["lr"] = rate
                     optimizer.step()
                     history.loss.append(loss.item())
+                    history.lr.append(rate)
                     progress.update()
                 if test_set is not None:
                     test_loss, test_acc = evaluate(net, test_set)
@@ -120,6 +134,17 @@ def num_parameters(net: nn.Module) -> int:
     8
     """
     return sum(p.numel() for p in net.parameters())
+
+
+def _check_is_number(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+
+
+def _check_rate(lr: float) -> None:
+    _check_is_number("lr", lr)
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr: expected a positive number, got {lr}")
 
 
 def _check_set(name: str, dataset: TensorDataset) -> None:

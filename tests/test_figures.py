@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from PIL import Image
 
-from lessons_lib.figures import COLOURS, GREY, INK, PAPER, label, show, to_png, to_svg
+from lessons_lib.figures import COLOURS, GREY, INK, PAPER, arrow, box, label, show, to_png, to_svg
 
 ALT = "A line that goes up, from one to three."
 STYLES = Path(__file__).parents[1] / "book" / "_static" / "lessons.css"
@@ -93,6 +93,30 @@ def test_a_label_is_bold_and_has_its_lines_colour() -> None:
     text = next(e for e in tree(fig).iter(f"{SVG}text") if e.text == "loss")
     for style in ("font-weight: 700", "text-anchor: end", "fill: var(--lesson-orange, #b84a00)"):
         assert style in text.get("style")
+
+
+def test_a_diagrams_boxes_hold_their_text_and_its_arrows_end_where_they_point() -> None:
+    fig = Figure()
+    ax = fig.subplots()
+    ax.set(xlim=(0, 4), ylim=(0, 4))
+    box(ax, 2, 1, "convolution", COLOURS["blue"], width=3, height=0.5)
+    arrow(ax, (2, 0), (2, 2), (3, 2), (3, 3), colour=COLOURS["orange"])
+    frame, text, head = ax.patches[0], ax.texts[0], ax.texts[1]
+    assert frame.get_window_extent().transformed(ax.transData.inverted()).extents == pytest.approx(
+        [0.5, 0.75, 3.5, 1.25]
+    )
+    assert (text.get_text(), text.get_position()) == ("convolution", (2, 1))
+    assert (head.xy, head.xyann) == ((3, 3), (3, 2))
+    assert [tuple(point) for point in ax.lines[0].get_xydata()] == [(2, 0), (2, 2), (3, 2)]
+    drawn = to_svg(fig, ALT)
+    assert "stroke: var(--lesson-blue, #0068a8)" in drawn and "fill: var(--lesson-paper, #ffffff)" in drawn
+    assert drawn.count("stroke: var(--lesson-orange, #b84a00)") >= 2
+
+
+def test_an_arrow_of_two_points_has_no_line_besides() -> None:
+    ax = Figure().subplots()
+    arrow(ax, (0, 0), (1, 1))
+    assert (len(ax.lines), len(ax.texts)) == (0, 1)
 
 
 def test_an_svg_is_one_element_with_an_accessible_name() -> None:

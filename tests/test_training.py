@@ -49,7 +49,7 @@ def start(net: nn.Module) -> nn.Module:
     return net
 
 
-def run(net: nn.Module, **settings: float) -> History:
+def run(net: nn.Module, **settings: object) -> History:
     return train(net, TRAIN, TEST, **dict(lr=0.1, num_epochs=2, batch_size=4) | settings)
 
 
@@ -76,20 +76,79 @@ class Probe(nn.Module):
 # train
 
 
+def cooling(step: int) -> float:
+    return 0.5 / (1 + step)
+
+
 @nets
-def test_is_sgd_as_written_by_hand(make: Callable[[], nn.Module]) -> None:
-    net, losses = make(), []
+@pytest.mark.parametrize("lr", [0.5, cooling], ids=["constant", "schedule"])
+@pytest.mark.parametrize(
+    ("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.01), (0.9, 0.01), (0, 1)], ids=str
+)
+def test_is_sgd_as_written_by_hand(
+    make: Callable[[], nn.Module], lr: float | Callable[[int], float], momentum: float, weight_decay: float
+) -> None:
+    net, losses, rates = make(), [], []
     X, y = TRAIN.tensors
     order = torch.Generator().manual_seed(5)
-    for batch in [part for _ in range(3) for part in torch.randperm(10, generator=order).split(4)]:
+    velocities = [torch.zeros_like(parameter) for parameter in net.parameters()]
+    for step, batch in enumerate(part for _ in range(3) for part in torch.randperm(10, generator=order).split(4)):
+        rates.append(cooling(step) if lr is cooling else lr)
         loss = cross_entropy(net(X[batch]), y[batch])
         losses.append(loss.item())
+        gradients = torch.autograd.grad(loss, net.parameters())
         with torch.no_grad():
-            for parameter, gradient in zip(net.parameters(), torch.autograd.grad(loss, net.parameters()), strict=True):
-                parameter.sub_(gradient, alpha=0.5)
+            for w, v, gradient in zip(net.parameters(), velocities, gradients, strict=True):
+                v.mul_(momentum).add_(gradient.add(w, alpha=weight_decay))
+                w.sub_(v, alpha=rates[-1])
     trained = make()
-    assert run(trained, lr=0.5, num_epochs=3, seed=5).loss == losses
+    history = run(trained, lr=lr, momentum=momentum, weight_decay=weight_decay, num_epochs=3, seed=5)
+    assert (history.loss, history.lr) == (losses, rates)
     assert same(trained, net)
+
+
+@nets
+def test_no_momentum_and_no_decay_unless_asked_for(make: Callable[[], nn.Module]) -> None:
+    plain, explicit = make(), make()
+    assert run(plain) == run(explicit, momentum=0.0, weight_decay=0.0)
+    assert same(plain, explicit)
+
+
+@nets
+def test_a_constant_is_the_schedule_that_always_returns_it(make: Callable[[], nn.Module]) -> None:
+    constant, schedule = make(), make()
+    history = run(constant, lr=0.3, momentum=0.5)
+    assert run(schedule, lr=lambda step: 0.3, momentum=0.5) == history
+    assert history.lr == [0.3] * 6
+    assert same(constant, schedule)
+
+
+def test_a_schedule_is_asked_for_each_step_of_the_run_in_turn() -> None:
+    asked = []
+
+    def schedule(step: int) -> float:
+        asked.append(step)
+        return 0.1 * (1 + step)
+
+    history = run(linear(), lr=schedule, num_epochs=3)
+    assert [*dict.fromkeys(asked)] == [*range(9)] == sorted(set(asked))
+    assert history.lr == [0.1 * (1 + step) for step in range(9)]
+
+
+@pytest.mark.parametrize("idle", range(6))
+def test_the_rate_of_a_step_moves_that_step(idle: int) -> None:
+    class Remember(nn.Linear):
+        def forward(self, X: Tensor) -> Tensor:
+            if self.training:
+                weights.append(self.weight.detach().clone())
+            return super().forward(X)
+
+    weights: list[Tensor] = []
+    net = start(Remember(4, 3))
+    run(net, lr=lambda step: 1e-30 if step == idle else 0.1)
+    weights.append(net.weight.detach())
+    moved = [not torch.equal(before, after) for before, after in zip(weights, weights[1:], strict=False)]
+    assert moved == [step != idle for step in range(6)]
 
 
 @nets
@@ -173,17 +232,27 @@ def test_divergence_ends_in_the_history_and_not_in_an_error(make: Callable[[], n
         (dict(lr=0.0), r"lr: expected a positive number, got 0\.0"),
         (dict(lr=-0.1), r"lr: expected a positive number, got -0\.1"),
         (dict(lr=math.nan), r"lr: expected a positive number, got nan"),
+        (dict(lr=math.inf), r"lr: expected a positive number, got inf"),
+        (dict(momentum=-0.1), r"momentum: expected a number in \[0, 1\), got -0\.1"),
+        (dict(momentum=1.0), r"momentum: expected a number in \[0, 1\), got 1\.0"),
+        (dict(momentum=math.nan), r"momentum: expected a number in \[0, 1\), got nan"),
+        (dict(weight_decay=-1), r"weight_decay: expected a number in \[0, inf\), got -1"),
+        (dict(weight_decay=math.nan), r"weight_decay: expected a number in \[0, inf\), got nan"),
+        (dict(weight_decay=math.inf), r"weight_decay: expected a number in \[0, inf\), got inf"),
+        (dict(lr=lambda step: 0), r"lr: expected a positive number, got 0"),
+        (dict(lr=lambda step: -1.0), r"lr: expected a positive number, got -1\.0"),
+        (dict(lr=lambda step: math.nan), r"lr: expected a positive number, got nan"),
         (dict(num_epochs=0), r"num_epochs: expected at least 1, got 0"),
         (dict(num_epochs=-2), r"num_epochs: expected at least 1, got -2"),
         (dict(batch_size=0), r"batch_size: expected at least 1, got 0"),
         (dict(batch_size=-4), r"batch_size: expected at least 1, got -4"),
     ],
 )
-def test_refuses_settings_out_of_range(settings: dict[str, float], message: str) -> None:
-    net = linear()
+def test_refuses_settings_out_of_range(settings: dict[str, object], message: str) -> None:
+    net = with_batch_norm()
     with pytest.raises(ValueError, match=message):
         run(net, **settings)
-    assert same(net, linear())
+    assert same(net, with_batch_norm())
 
 
 @pytest.mark.parametrize("name", ["train_set", "test_set"])
@@ -263,15 +332,57 @@ def test_counts_a_shared_parameter_once() -> None:
     ("settings", "message"),
     [
         (dict(num_epochs=1.5), "num_epochs: expected an int, got 1.5"),
+        (dict(num_epochs=True), "num_epochs: expected an int, got True"),
+        (dict(batch_size=True), "batch_size: expected an int, got True"),
         (dict(batch_size="4"), "batch_size: expected an int, got '4'"),
         (dict(lr="0.1"), "lr: expected a number, got '0.1'"),
+        (dict(lr=True), "lr: expected a number, got True"),
+        (dict(lr=None), "lr: expected a number, got None"),
+        (dict(lr=lambda step: None), "lr: expected a number, got None"),
+        (dict(lr=lambda step: torch.tensor(0.5)), r"lr: expected a number, got tensor\(0\.5000\)"),
+        (dict(momentum="0.9"), "momentum: expected a number, got '0.9'"),
+        (dict(momentum=True), "momentum: expected a number, got True"),
+        (dict(weight_decay=None), "weight_decay: expected a number, got None"),
         (dict(train_set=[1, 2]), "train_set: expected a TensorDataset, got list"),
         (dict(test_set=[1, 2]), "test_set: expected a TensorDataset, got list"),
     ],
 )
 def test_a_value_of_another_type_is_refused(settings: dict, message: str) -> None:
+    net = with_batch_norm()
     with pytest.raises(TypeError, match=message):
-        train(linear(), **dict(train_set=TRAIN, test_set=TEST, lr=0.1) | settings)
+        train(net, **dict(train_set=TRAIN, test_set=TEST, lr=0.1) | settings)
+    assert same(net, with_batch_norm())
+
+
+@pytest.mark.parametrize(
+    ("rate", "error", "message"),
+    [
+        (0, ValueError, "lr: expected a positive number, got 0"),
+        (-1.0, ValueError, r"lr: expected a positive number, got -1\.0"),
+        (math.nan, ValueError, "lr: expected a positive number, got nan"),
+        (None, TypeError, "lr: expected a number, got None"),
+        (torch.tensor(0.5), TypeError, r"lr: expected a number, got tensor\(0\.5000\)"),
+    ],
+    ids=str,
+)
+def test_a_bad_rate_of_a_later_step_is_refused_at_that_step(rate: object, error: type[Exception], message: str) -> None:
+    class Moved(nn.Linear):
+        def to(self, device: torch.device) -> nn.Module:
+            moves.append(device)
+            return super().to(device)
+
+    moves: list[torch.device] = []
+    net, until_then = start(Moved(4, 3)), linear()
+    with pytest.raises(error, match=message):
+        run(net, lr=lambda step: 0.1 if step < 3 else rate)
+    run(until_then, num_epochs=1)
+    assert same(net, until_then)  # three steps, and no fourth
+    assert len(moves) == 2 and moves[-1] == net.weight.device  # put back where it was
+
+
+def test_a_schedule_s_own_error_comes_through() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(linear(), lr=lambda step: 1 / (2 - step))
 
 
 def test_without_a_test_set_nothing_is_tested() -> None:

@@ -1,0 +1,272 @@
+"""Residual networks: the block with a shortcut, its relatives, and the nets that the lesson trains.
+
+Sources: K. He, X. Zhang, S. Ren and J. Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385
+(blocks: figures 2 and 5; nets: table 1 and section 4.2); the same, "Identity Mappings in Deep Residual Networks", 2016,
+arXiv:1603.05027 (figure 4e); S. Xie, R. Girshick, P. Dollár, Z. Tu and K. He, "Aggregated Residual Transformations for
+Deep Neural Networks", 2016, arXiv:1611.05431 (table 1).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """Two 3×3 convolutions and a shortcut around them: Y = relu(f(X) + shortcut(X)).
+
+    The shortcut is the identity where Y has X's shape, else a 1×1 convolution with the block's stride and batch
+    normalisation (the paper's option B).
+
+    Args:
+        in_channels, out_channels: c of the input (m, c, h, w) and of the output.
+        stride: of the first convolution: the output has ⌈h / stride⌉ rows and ⌈w / stride⌉ columns.
+
+    Raises:
+        TypeError: an argument is not an int.
+        ValueError: an argument is below 1; an input has not the shape (m, in_channels, h, w).
+
+    Source: He and others 2015, figure 2 and equations (1) and (2).
+
+    >>> Residual(3, 6, stride=2)(torch.zeros(4, 3, 7, 7)).shape
+    torch.Size([4, 6, 4, 4])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        _check_sizes(in_channels=in_channels, out_channels=out_channels, stride=stride)
+        self.in_channels = in_channels
+        self.f = nn.Sequential(*self.layers(in_channels, out_channels, stride))
+        same_shape = in_channels == out_channels and stride == 1
+        self.shortcut = nn.Sequential(*([] if same_shape else conv_bn(in_channels, out_channels, 1, stride)))
+
+    @classmethod
+    def layers(cls, in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
+        """The layers of f."""
+        return [*conv_bn(in_channels, out_channels, 3, stride), nn.ReLU(), *conv_bn(out_channels, out_channels, 3)]
+
+    def forward(self, X: Tensor) -> Tensor:
+        _check_input(X, self.in_channels)
+        return torch.relu(self.f(X) + self.shortcut(X))
+
+
+class Plain(Residual):
+    """The same layers without the shortcut, Y = relu(f(X)): what a residual block is compared with. As `Residual`."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, stride)
+        del self.shortcut
+
+    def forward(self, X: Tensor) -> Tensor:
+        _check_input(X, self.in_channels)
+        return torch.relu(self.f(X))
+
+
+class Bottleneck(Residual):
+    """A 1×1 convolution to a `shrink`th of the channels, a 3×3 one there, a 1×1 one back. As `Residual`.
+
+    Raises: also ValueError if out_channels is no multiple of shrink · groups.
+
+    Source: He and others 2015, figure 5. The stride is the 3×3 convolution's, as in Facebook's and in PyTorch's nets.
+
+    >>> Bottleneck(64, 256)(torch.zeros(1, 64, 8, 8)).shape
+    torch.Size([1, 256, 8, 8])
+    """
+
+    shrink, groups = 4, 1
+
+    @classmethod
+    def layers(cls, in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
+        if out_channels % (cls.shrink * cls.groups):
+            raise ValueError(f"out_channels: expected a multiple of {cls.shrink * cls.groups}, got {out_channels}")
+        width = out_channels // cls.shrink
+        return [
+            *conv_bn(in_channels, width, 1),
+            nn.ReLU(),
+            *conv_bn(width, width, 3, stride, cls.groups),
+            nn.ReLU(),
+            *conv_bn(width, out_channels, 1),
+        ]
+
+
+class ResNeXt(Bottleneck):
+    """A bottleneck twice as wide, whose 3×3 convolution sees its channels in 32 groups. As `Bottleneck`.
+
+    Source: Xie and others 2016, table 1: with [3, 4, 6, 3] blocks this is "ResNeXt-50 (32×4d)".
+    """
+
+    shrink, groups = 2, 32
+
+
+class PreActivation(Residual):
+    """Normalise and activate before each convolution, and nothing after the sum: Y = f(X) + shortcut(X). As `Residual`.
+
+    Source: He and others 2016, figure 4e; where the shape changes, the shortcut is `Residual`'s.
+
+    >>> block = PreActivation(2, 2)
+    >>> _ = nn.init.zeros_(block.f[-1].weight)  # f = 0: the block is the identity, on negative numbers too
+    >>> X = torch.randn(1, 2, 4, 4)
+    >>> torch.equal(block(X), X)
+    True
+    """
+
+    @classmethod
+    def layers(cls, in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
+        conv1, norm, relu, conv2, _ = Residual.layers(in_channels, out_channels, stride)
+        return [nn.BatchNorm2d(in_channels), nn.ReLU(), conv1, norm, relu, conv2]
+
+    def forward(self, X: Tensor) -> Tensor:
+        _check_input(X, self.in_channels)
+        return self.f(X) + self.shortcut(X)
+
+
+class ResNet(nn.Sequential):
+    """A residual net: stem, stages of blocks, the mean over each map, one linear layer.
+
+    All stages but the first halve the map. The parts are children of these names: stem, pool (if stem_stride is 4),
+    stage1, stage2, …, mean, fc.
+
+    Args:
+        stages: for each stage (num_blocks, out_channels).
+        num_classes: scores an image.
+        in_channels: 1 for grey images, 3 for colour.
+        block: called as block(in_channels, out_channels, stride): `Residual`, `Plain`, `Bottleneck`, … .
+        stem_stride: by how much the image shrinks before the first stage. 4, made for 224×224: a 7×7 convolution of
+            stride 2 with 64 channels, and max-pooling. 1 or 2, for small images: one 3×3 convolution of this stride.
+
+    Raises:
+        TypeError: a size is not an int.
+        ValueError: there is no stage, a size is below 1, or stem_stride another number; images have other channels, or
+            are so small that a map of one pixel would be halved.
+
+    Source: He and others 2015, table 1 and section 4.2; weights start as K. He and others 2015, arXiv:1502.01852.
+
+    >>> net = ResNet([(1, 8), (2, 16)], stem_stride=1)
+    >>> net(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[tuple[int, int]],
+        num_classes: int = 10,
+        in_channels: int = 1,
+        block: Callable[[int, int, int], nn.Module] = Residual,
+        *,
+        stem_stride: int = 4,
+    ) -> None:
+        if not stages:
+            raise ValueError(f"stages: expected at least one (num_blocks, out_channels), got {stages!r}")
+        for num_blocks, out_channels in stages:
+            _check_sizes(num_blocks=num_blocks, out_channels=out_channels)
+        _check_sizes(num_classes=num_classes, in_channels=in_channels, stem_stride=stem_stride)
+        if stem_stride not in (1, 2, 4):
+            raise ValueError(f"stem_stride: expected 1, 2 or 4, got {stem_stride!r}")
+        super().__init__()
+        self.in_channels = in_channels
+        self.smallest = stem_stride * 2 ** (len(stages) - 1) // 2 + 1
+        width, kernel_size, stride = (64, 7, 2) if stem_stride == 4 else (stages[0][1], 3, stem_stride)
+        self.stem = nn.Sequential(*conv_bn(in_channels, width, kernel_size, stride), nn.ReLU())
+        if stem_stride == 4:
+            self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        for i, (num_blocks, out_channels) in enumerate(stages, start=1):
+            strides = [1 if i == 1 else 2] + [1] * (num_blocks - 1)
+            blocks = []
+            for stride in strides:
+                blocks.append(block(width, out_channels, stride))
+                width = out_channels
+            self.add_module(f"stage{i}", nn.Sequential(*blocks))
+        self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        if isinstance(blocks[-1], PreActivation):  # nothing has activated the last sum
+            self.mean = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), *self.mean)
+        self.fc = nn.Linear(width, num_classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def __getitem__(self, idx: int | slice) -> nn.Module:
+        """A part, or several as a plain `Sequential`: net[:-1] computes features."""
+        return nn.Sequential(*self.children())[idx]
+
+    def forward(self, X: Tensor) -> Tensor:
+        _check_input(X, self.in_channels)
+        if min(X.shape[2:]) < self.smallest:
+            raise ValueError(f"X: expected images of {self.smallest}×{self.smallest} or more, got {tuple(X.shape)}")
+        return super().forward(X)
+
+
+LAYOUTS = {
+    18: (Residual, (2, 2, 2, 2)),
+    34: (Residual, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+def resnet(depth: int, num_classes: int = 10, in_channels: int = 1) -> ResNet:
+    """The paper's net for large images with `depth` layers: 18, 34, 50, 101 or 152.
+
+    Args:
+        depth: layers with weights, shortcuts not counted.
+        num_classes: scores an image.
+        in_channels: 1 for grey images, 3 for colour.
+
+    Raises:
+        ValueError: the paper has no net of this depth; a size is below 1.
+        TypeError: a size is not an int.
+
+    Source: He and others 2015, table 1.
+
+    >>> sum(p.numel() for p in resnet(50, 1000, 3).parameters())
+    25557032
+    """
+    _check_sizes(depth=depth)
+    if depth not in LAYOUTS:
+        raise ValueError(f"depth: expected one of {', '.join(map(str, LAYOUTS))}, got {depth!r}")
+    block, num_blocks = LAYOUTS[depth]
+    widths = [64, 128, 256, 512] if block is Residual else [256, 512, 1024, 2048]
+    return ResNet(list(zip(num_blocks, widths, strict=True)), num_classes, in_channels, block)
+
+
+def resnet18(num_classes: int = 10, in_channels: int = 1) -> ResNet:
+    """ResNet-18, as `resnet(18, num_classes, in_channels)`.
+
+    >>> sum(p.numel() for p in resnet18(1000, 3).parameters())
+    11689512
+    """
+    return resnet(18, num_classes, in_channels)
+
+
+def small_resnet(num_classes: int = 10, in_channels: int = 1) -> ResNet:
+    """The net that the lesson trains on 28×28 images: eight layers, 0.3 million parameters.
+
+    >>> small_resnet()(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+    return ResNet([(1, 32), (1, 64), (1, 128)], num_classes, in_channels, stem_stride=2)
+
+
+def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the size of a map, or divides it by the stride, and its batch normalisation.
+
+    >>> [type(layer).__name__ for layer in conv_bn(8, 16, 3)]
+    ['Conv2d', 'BatchNorm2d']
+    """
+    padding = kernel_size // 2
+    # No bias: batch normalisation would take it out again.
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(out_channels)]
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"{name}: expected an int, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name}: expected at least 1, got {size}")
+
+
+def _check_input(X: Tensor, in_channels: int) -> None:
+    if X.dim() != 4 or X.shape[1] != in_channels:
+        raise ValueError(f"X: expected shape (m, {in_channels}, h, w), got {tuple(X.shape)}")
