@@ -1,5 +1,5 @@
 """The library behind the lessons of the book *Why Deep Networks Train*.
 
-One module a lesson (`batch_norm`, `resnet`), and four that the lessons share: `data` (Fashion-MNIST), `training` (one
-training loop), `figures` (one look for all plots) and `sliders` (one slider for every host).
+One module a lesson (`batch_norm`, `resnet`, `densenet`), and four that the lessons share: `data` (Fashion-MNIST),
+`training` (one training loop), `figures` (one look for all plots) and `sliders` (one slider for every host).
 """

@@ -34,7 +34,7 @@ class Residual(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        _check_sizes(in_channels=in_channels, out_channels=out_channels, stride=stride)
+        check_sizes(in_channels=in_channels, out_channels=out_channels, stride=stride)
         self.in_channels = in_channels
         self.f = nn.Sequential(*self.layers(in_channels, out_channels, stride))
         same_shape = in_channels == out_channels and stride == 1
@@ -46,7 +46,7 @@ class Residual(nn.Module):
         return [*conv_bn(in_channels, out_channels, 3, stride), nn.ReLU(), *conv_bn(out_channels, out_channels, 3)]
 
     def forward(self, X: Tensor) -> Tensor:
-        _check_input(X, self.in_channels)
+        check_input(X, self.in_channels)
         return torch.relu(self.f(X) + self.shortcut(X))
 
 
@@ -58,7 +58,7 @@ class Plain(Residual):
         del self.shortcut
 
     def forward(self, X: Tensor) -> Tensor:
-        _check_input(X, self.in_channels)
+        check_input(X, self.in_channels)
         return torch.relu(self.f(X))
 
 
@@ -116,11 +116,31 @@ class PreActivation(Residual):
         return [nn.BatchNorm2d(in_channels), nn.ReLU(), conv1, norm, relu, conv2]
 
     def forward(self, X: Tensor) -> Tensor:
-        _check_input(X, self.in_channels)
+        check_input(X, self.in_channels)
         return self.f(X) + self.shortcut(X)
 
 
-class ResNet(nn.Sequential):
+class Convolutional(nn.Sequential):
+    """What residual and dense nets share: named parts in a row, and a check of the images that come.
+
+    `in_channels` and `smallest` (the least height and width of an image) are set by the net.
+    """
+
+    in_channels: int
+    smallest: int
+
+    def __getitem__(self, idx: int | slice) -> nn.Module:
+        """A part, or several as a plain `Sequential`: net[:-1] computes features."""
+        return nn.Sequential(*self.children())[idx]
+
+    def forward(self, X: Tensor) -> Tensor:
+        check_input(X, self.in_channels)
+        if min(X.shape[2:]) < self.smallest:
+            raise ValueError(f"X: expected images of {self.smallest}×{self.smallest} or more, got {tuple(X.shape)}")
+        return super().forward(X)
+
+
+class ResNet(Convolutional):
     """A residual net: stem, stages of blocks, the mean over each map, one linear layer.
 
     All stages but the first halve the map. The parts are children of these names: stem, pool (if stem_stride is 4),
@@ -158,8 +178,8 @@ class ResNet(nn.Sequential):
         if not stages:
             raise ValueError(f"stages: expected at least one (num_blocks, out_channels), got {stages!r}")
         for num_blocks, out_channels in stages:
-            _check_sizes(num_blocks=num_blocks, out_channels=out_channels)
-        _check_sizes(num_classes=num_classes, in_channels=in_channels, stem_stride=stem_stride)
+            check_sizes(num_blocks=num_blocks, out_channels=out_channels)
+        check_sizes(num_classes=num_classes, in_channels=in_channels, stem_stride=stem_stride)
         if stem_stride not in (1, 2, 4):
             raise ValueError(f"stem_stride: expected 1, 2 or 4, got {stem_stride!r}")
         super().__init__()
@@ -183,16 +203,6 @@ class ResNet(nn.Sequential):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-    def __getitem__(self, idx: int | slice) -> nn.Module:
-        """A part, or several as a plain `Sequential`: net[:-1] computes features."""
-        return nn.Sequential(*self.children())[idx]
-
-    def forward(self, X: Tensor) -> Tensor:
-        _check_input(X, self.in_channels)
-        if min(X.shape[2:]) < self.smallest:
-            raise ValueError(f"X: expected images of {self.smallest}×{self.smallest} or more, got {tuple(X.shape)}")
-        return super().forward(X)
 
 
 LAYOUTS = {
@@ -221,7 +231,7 @@ def resnet(depth: int, num_classes: int = 10, in_channels: int = 1) -> ResNet:
     >>> sum(p.numel() for p in resnet(50, 1000, 3).parameters())
     25557032
     """
-    _check_sizes(depth=depth)
+    check_sizes(depth=depth)
     if depth not in LAYOUTS:
         raise ValueError(f"depth: expected one of {', '.join(map(str, LAYOUTS))}, got {depth!r}")
     block, num_blocks = LAYOUTS[depth]
@@ -259,7 +269,11 @@ def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int =
     return [conv, nn.BatchNorm2d(out_channels)]
 
 
-def _check_sizes(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
+    """Raise TypeError or ValueError, with the argument's name, unless each size is an int of at least 1.
+
+    >>> check_sizes(in_channels=3, stride=1)
+    """
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int):
             raise TypeError(f"{name}: expected an int, got {size!r}")
@@ -267,6 +281,10 @@ def _check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name}: expected at least 1, got {size}")
 
 
-def _check_input(X: Tensor, in_channels: int) -> None:
+def check_input(X: Tensor, in_channels: int) -> None:
+    """Raise ValueError unless X has the shape (m, in_channels, h, w).
+
+    >>> check_input(torch.zeros(2, 3, 8, 8), in_channels=3)
+    """
     if X.dim() != 4 or X.shape[1] != in_channels:
         raise ValueError(f"X: expected shape (m, {in_channels}, h, w), got {tuple(X.shape)}")

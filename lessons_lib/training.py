@@ -1,11 +1,14 @@
 """One training loop for all lessons: seeded, measured step by step, on the GPU where there is one."""
 
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
@@ -145,6 +148,38 @@ def _check_rate(lr: float) -> None:
     _check_is_number("lr", lr)
     if not 0 < lr < math.inf:
         raise ValueError(f"lr: expected a positive number, got {lr}")
+
+
+class Memory(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make in this context: those alive `now`, and their `peak`.
+
+    A storage counts from its making until its last tensor is gone, once. What an operation uses inside does not count,
+    nor what was there before.
+
+    >>> with Memory() as memory:
+    ...     X = torch.zeros(1000) + 1
+    >>> memory.now, memory.peak
+    (4000, 8000)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        old = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in old:
+                storage = tensor.untyped_storage()
+                old.add(storage._cdata)
+                self._count(storage.nbytes())
+                weakref.finalize(storage, self._count, -storage.nbytes())
+        return result
+
+    def _count(self, num_bytes: int) -> None:
+        self.now += num_bytes
+        self.peak = max(self.peak, self.now)
 
 
 def _check_set(name: str, dataset: TensorDataset) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lessons_lib.batch_norm import BatchNorm, batch_norm, lenet
+from lessons_lib.densenet import DenseBlock
+from lessons_lib.training import Memory
 
 Work = Callable[[], object]
 WARM_UP, ROUNDS = 3, 60
@@ -44,6 +46,20 @@ def rows() -> Iterator[tuple[str, dict[str, Work], dict[str, float]]]:
     for shape in [(128, 6, 24, 24), (128, 16, 8, 8), (128, 120), (128, 64, 14, 14)]:
         layers = {name: there_and_back(norm(shape[1], len(shape)), shape) for name, norm in NORMS.items()}
         yield f"layer there and back, {'×'.join(map(str, shape))}", layers, {}
+
+
+def memory_rows() -> Iterator[tuple[str, float]]:
+    """What is compared, and the lean dense block's peak memory over the plain one's: all tensors of a training step."""
+    for num_layers in (12, 24):
+        for bottleneck in (False, True):
+            peaks = []
+            for lean in (False, True):
+                block = DenseBlock(num_layers, 64, 32, bottleneck=bottleneck, lean=lean)
+                X = torch.randn(8, 64, 14, 14, requires_grad=True)
+                with Memory() as memory:
+                    block(X).square().mean().backward()
+                peaks.append(memory.peak)
+            yield f"{num_layers} layers{', bottleneck' * bottleneck}", peaks[1] / peaks[0]
 
 
 def training_step(net: nn.Module) -> Work:
@@ -82,6 +98,10 @@ def main() -> str | None:
         cells = [f"{ratios[name]:.2f}" if name in ratios else "-" for name in COLUMNS[1:]]
         print(f"{what:42} {median(times[0] for times in rounds) * 1e3:6.2f} ms", *(f"{cell:>9}" for cell in cells))
         too_slow += [f"{what}: {name} exceeds {limit}" for name, limit in limits.items() if ratios[name] > limit]
+    print("\npeak memory of a training step, lean dense block / plain one")
+    for what, ratio in memory_rows():
+        print(f"{what:42} {ratio:9.2f}")
+        too_slow += [f"{what}: the lean block's memory exceeds half the plain one's"] if ratio > 0.5 else []
     return "\n".join(too_slow) or None
 
 

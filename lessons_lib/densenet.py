@@ -1,0 +1,247 @@
+"""Dense networks: the block whose layers see all earlier outputs, its lean twin, and the nets that the lesson trains.
+
+Sources: G. Huang, Z. Liu, L. van der Maaten and K. Weinberger, "Densely Connected Convolutional Networks", 2016,
+arXiv:1608.06993 (block: equation (2) and section 3; nets: table 1); G. Pleiss and others, "Memory-Efficient
+Implementation of DenseNets", 2017, arXiv:1707.06990 (the lean block).
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lessons_lib.resnet import Convolutional, check_input, check_sizes, conv_bn
+
+
+class DenseBlock(nn.Module):
+    """Layers that each see the block's input and all earlier layers' outputs: X ← [X, f(X)], for each layer f.
+
+    f is batch normalisation, ReLU and a 3×3 convolution to growth_rate channels. X grows by these with each layer, to
+    `out_channels` = in_channels + num_layers · growth_rate; its maps keep their size.
+
+    Args:
+        num_layers: how many f.
+        in_channels: c of the input (m, c, h, w).
+        growth_rate: channels that each layer adds.
+        bottleneck: let batch normalisation, ReLU and a 1×1 convolution to 4 · growth_rate channels go first in f.
+        lean: keep no [X, f(X)] for the backward pass, but compute each again there: memory grows linearly instead of
+            quadratically with num_layers, for nearly a second forward pass. Outputs, gradients, running averages and
+            the names in the `state_dict` stay the same.
+
+    Raises:
+        TypeError: a size is not an int.
+        ValueError: a size is below 1; an input has not the shape (m, in_channels, h, w).
+
+    Source: Huang and others 2016, equation (2) and section 3; lean: Pleiss and others 2017, section 3.
+
+    >>> DenseBlock(2, in_channels=3, growth_rate=10)(torch.zeros(4, 3, 8, 8)).shape
+    torch.Size([4, 23, 8, 8])
+    """
+
+    def __init__(
+        self, num_layers: int, in_channels: int, growth_rate: int, *, bottleneck: bool = False, lean: bool = False
+    ) -> None:
+        super().__init__()
+        check_sizes(num_layers=num_layers, in_channels=in_channels, growth_rate=growth_rate)
+        self.in_channels, self.lean = in_channels, lean
+        self.out_channels = in_channels + num_layers * growth_rate
+        self.f = nn.ModuleList()
+        for width in range(in_channels, self.out_channels, growth_rate):
+            layers = []
+            if bottleneck:
+                layers = bn_relu_conv(width, 4 * growth_rate, 1)
+                width = 4 * growth_rate
+            self.f.append(nn.Sequential(*layers, *bn_relu_conv(width, growth_rate, 3)))
+
+    def forward(self, X: Tensor) -> Tensor:
+        check_input(X, self.in_channels)
+        if self.lean:
+            return self._lean_forward(X)
+        for f in self.f:
+            X = torch.cat((X, f(X)), 1)
+        return X
+
+    def _lean_forward(self, X: Tensor) -> Tensor:
+        """The same with a list of parts: joined as one X, each part would be kept once for every later layer."""
+        parts = [X]
+        for f in self.f:
+            parts.append(_recomputed(f, parts))
+        return torch.cat(parts, 1)
+
+
+def _recomputed(f: nn.Module, parts: Sequence[Tensor]) -> Tensor:
+    """f of the joined parts. For the backward pass only the parts are kept: there the rest is computed again."""
+
+    def join_and_apply(*parts: Tensor) -> Tensor:
+        return f(torch.cat(parts, 1))
+
+    # Stops before the last convolution: the backward pass needs its input, not its output.
+    return checkpoint(
+        join_and_apply,
+        *parts,
+        use_reentrant=False,
+        preserve_rng_state=False,  # nothing in f is random
+        context_fn=lambda: (nullcontext(), _KeepAverages(f)),
+    )
+
+
+class _KeepAverages:
+    """In this context batch normalisation moves its averages, and at its end they are as before.
+
+    Computing a layer again would otherwise count each batch twice. A class, not a generator: the context is entered
+    once for each backward pass through a retained graph.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.kept = [buffer.clone() for buffer in self.module.buffers()]
+
+    def __exit__(self, *_: object) -> None:
+        for buffer, kept in zip(self.module.buffers(), self.kept, strict=True):
+            buffer.copy_(kept)
+        del self.kept
+
+
+class Transition(nn.Module):
+    """Between two blocks: a 1×1 convolution changes the channels, an average over 2×2 pixels halves the map.
+
+    Batch normalisation and ReLU go first. The last row or column of an odd size is left out.
+
+    Args:
+        in_channels, out_channels: c of the input (m, c, h, w) and of the output (m, out_channels, ⌊h / 2⌋, ⌊w / 2⌋).
+
+    Raises:
+        TypeError: an argument is not an int.
+        ValueError: an argument is below 1; an input has not the shape (m, in_channels, h, w).
+
+    Source: Huang and others 2016, section 3, "Pooling layers".
+
+    >>> Transition(23, 10)(torch.zeros(4, 23, 8, 8)).shape
+    torch.Size([4, 10, 4, 4])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        check_sizes(in_channels=in_channels, out_channels=out_channels)
+        self.in_channels = in_channels
+        self.f = nn.Sequential(*bn_relu_conv(in_channels, out_channels, 1), nn.AvgPool2d(2))
+
+    def forward(self, X: Tensor) -> Tensor:
+        check_input(X, self.in_channels)
+        return self.f(X)
+
+
+class DenseNet(Convolutional):
+    """A dense net: stem, dense blocks with transitions between them, the mean over each map, one linear layer.
+
+    Each transition halves the map and the channels (rounded down). The parts are children of these names: stem, pool
+    (if stem_stride is 4), block1, transition1, block2, …, norm, mean, fc.
+
+    Args:
+        num_layers: of each block.
+        growth_rate: channels that each layer adds.
+        num_classes: scores an image.
+        in_channels: 1 for grey images, 3 for colour.
+        stem_channels: channels that the first block sees.
+        stem_stride: by how much the image shrinks before the first block. 4, made for 224×224: a 7×7 convolution of
+            stride 2, and max-pooling. 1 or 2, for small images: one 3×3 convolution of this stride.
+        bottleneck, lean: of each block; see `DenseBlock`.
+
+    Raises:
+        TypeError: num_layers is no sequence; a size is not an int.
+        ValueError: there is no block, a size is below 1, or stem_stride another number; images have other channels, or
+            are so small that a map of one pixel would be halved.
+
+    Source: Huang and others 2016, table 1; weights start as K. He and others 2015, arXiv:1502.01852.
+
+    >>> net = DenseNet((2, 2), growth_rate=4, stem_channels=8, stem_stride=1)
+    >>> net(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        num_layers: Sequence[int],
+        growth_rate: int,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        *,
+        stem_channels: int,
+        stem_stride: int = 4,
+        bottleneck: bool = False,
+        lean: bool = False,
+    ) -> None:
+        if not isinstance(num_layers, Sequence):
+            raise TypeError(f"num_layers: expected a sequence of ints, got {num_layers!r}")
+        if not num_layers:
+            raise ValueError(f"num_layers: expected at least one block's number, got {num_layers!r}")
+        for number in num_layers:
+            check_sizes(num_layers=number)
+        check_sizes(growth_rate=growth_rate, num_classes=num_classes, in_channels=in_channels)
+        check_sizes(stem_channels=stem_channels, stem_stride=stem_stride)
+        if stem_stride not in (1, 2, 4):
+            raise ValueError(f"stem_stride: expected 1, 2 or 4, got {stem_stride!r}")
+        super().__init__()
+        self.in_channels = in_channels
+        # The stem rounds sizes up, a transition down: the first of t transitions must get 2^t pixels or more.
+        self.smallest = max(stem_stride // 2, stem_stride * (2 ** (len(num_layers) - 1) - 1)) + 1
+        kernel_size, stride = (7, 2) if stem_stride == 4 else (3, stem_stride)
+        self.stem = nn.Sequential(*conv_bn(in_channels, stem_channels, kernel_size, stride), nn.ReLU())
+        if stem_stride == 4:
+            self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        width = stem_channels
+        for i, number in enumerate(num_layers, start=1):
+            if i > 1:
+                self.add_module(f"transition{i - 1}", Transition(width, width // 2))
+                width //= 2
+            block = DenseBlock(number, width, growth_rate, bottleneck=bottleneck, lean=lean)
+            self.add_module(f"block{i}", block)
+            width = block.out_channels
+        self.norm = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())  # nothing has activated the last block's output
+        self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(width, num_classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+
+
+def densenet121(num_classes: int = 10, in_channels: int = 1) -> DenseNet:
+    """The paper's net for large images with 121 layers.
+
+    Args:
+        num_classes: scores an image.
+        in_channels: 1 for grey images, 3 for colour.
+
+    Raises:
+        ValueError: a size is below 1.
+        TypeError: a size is not an int.
+
+    Source: Huang and others 2016, table 1.
+
+    >>> sum(p.numel() for p in densenet121(1000, 3).parameters())
+    7978856
+    """
+    return DenseNet((6, 12, 24, 16), 32, num_classes, in_channels, stem_channels=64, bottleneck=True)
+
+
+def small_densenet(num_classes: int = 10, in_channels: int = 1) -> DenseNet:
+    """The net that the lesson trains on 28×28 images: 14 layers, fewer than 100,000 parameters.
+
+    >>> small_densenet()(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+    return DenseNet((2, 4, 4), 16, num_classes, in_channels, stem_channels=32, stem_stride=2)
+
+
+def bn_relu_conv(in_channels: int, out_channels: int, kernel_size: int) -> list[nn.Module]:
+    """Batch normalisation, ReLU and a convolution without bias that keeps the size of a map (odd kernel_size).
+
+    >>> [type(layer).__name__ for layer in bn_relu_conv(8, 16, 3)]
+    ['BatchNorm2d', 'ReLU', 'Conv2d']
+    """
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    return [nn.BatchNorm2d(in_channels), nn.ReLU(), conv]
