@@ -17,35 +17,13 @@ from torch.nn.functional import batch_norm, conv2d, linear, max_pool2d
 from lessons_lib.data import fashion_mnist
 from lessons_lib.densenet import DenseBlock, DenseNet, Transition, bn_relu_conv, densenet121, small_densenet
 from lessons_lib.training import Memory, num_parameters, train
+from tests.nets import convolutions, on_meta, randn, randomised
 
 PAPER = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
 
 modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 bottlenecks = pytest.mark.parametrize("bottleneck", [False, True], ids=["3×3", "bottleneck"])
 leans = pytest.mark.parametrize("lean", [False, True], ids=["plain", "lean"])
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def randomised(net: nn.Module) -> nn.Module:
-    """The net in float64, with a state in which no two numbers are alike."""
-    net.double()
-    with torch.no_grad():
-        for seed, (name, value) in enumerate(net.state_dict().items(), start=1):
-            if value.is_floating_point():
-                numbers = randn(*value.shape, seed=seed)
-                if value.dim() == 4:
-                    numbers /= math.sqrt(value[0].numel())
-                value.copy_(numbers.abs() + 0.5 if name.endswith("running_var") else numbers)
-    return net
-
-
-def on_meta(make: Callable[..., nn.Module], *args: object, **settings: object) -> nn.Module:
-    """The net without its numbers: shapes are for free."""
-    with torch.device("meta"):
-        return make(*args, **settings)
 
 
 @cache
@@ -57,10 +35,6 @@ def for_1000_classes(depth: int) -> DenseNet:
 
 def of_two_blocks(**settings: object) -> DenseNet:
     return DenseNet((2, 3), 3, 5, 2, **dict(stem_channels=5, stem_stride=1) | settings)
-
-
-def convolutions(net: nn.Module) -> list[nn.Conv2d]:
-    return [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
 
 
 def layout(conv: nn.Conv2d) -> tuple[int, ...]:

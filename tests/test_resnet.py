@@ -29,6 +29,7 @@ from lessons_lib.resnet import (
     small_resnet,
 )
 from lessons_lib.training import num_parameters, train
+from tests.nets import convolutions, on_meta, randn, randomised
 
 
 class Grouped(Bottleneck):
@@ -45,29 +46,6 @@ blocks = pytest.mark.parametrize("block", BLOCKS)
 modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def randomised(net: nn.Module) -> nn.Module:
-    """The net in float64, with a state in which no two numbers are alike."""
-    net.double()
-    with torch.no_grad():
-        for seed, (name, value) in enumerate(net.state_dict().items(), start=1):
-            if value.is_floating_point():
-                numbers = randn(*value.shape, seed=seed)
-                if value.dim() == 4:
-                    numbers /= math.sqrt(value[0].numel())
-                value.copy_(numbers.abs() + 0.5 if name.endswith("running_var") else numbers)
-    return net
-
-
-def on_meta(make: Callable[..., nn.Module], *args: object, **settings: object) -> nn.Module:
-    """The net without its numbers: shapes are for free."""
-    with torch.device("meta"):
-        return make(*args, **settings)
-
-
 @cache
 def for_1000_classes(depth: int) -> ResNet:
     return on_meta(resnet, depth, 1000, 3)
@@ -80,10 +58,6 @@ def resnext50() -> ResNet:
 
 def of_two_stages(block: type[nn.Module], **settings: int) -> ResNet:
     return ResNet([(2, CHANNELS), (1, 2 * CHANNELS)], 5, 2, block, **dict(stem_stride=1) | settings)
-
-
-def convolutions(net: nn.Module) -> list[nn.Conv2d]:
-    return [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
 
 
 def blocks_of(net: ResNet) -> Iterator[tuple[int, int, nn.Module]]:
