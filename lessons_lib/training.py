@@ -70,9 +70,9 @@ def train(
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     schedule = lr if callable(lr) else lambda step: lr
-    _check_rate(schedule(0))
+    check_rate(schedule(0))
     for name, value, limit in (("momentum", momentum, 1), ("weight_decay", weight_decay, math.inf)):
-        _check_is_number(name, value)
+        check_is_number(name, value)
         if not 0 <= value < limit:
             raise ValueError(f"{name}: expected a number in [0, {limit}), got {value}")
     _check_set("train_set", train_set)
@@ -95,7 +95,7 @@ def train(
                     optimizer.zero_grad()
                     loss.backward()
                     rate = schedule(len(history.loss))
-                    _check_rate(rate)
+                    check_rate(rate)
                     optimizer.param_groups[0]["lr"] = rate
                     optimizer.step()
                     history.loss.append(loss.item())
@@ -139,13 +139,15 @@ def num_parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def _check_is_number(name: str, value: float) -> None:
+def check_is_number(name: str, value: float) -> None:
+    """Raise a TypeError that names the argument, unless its value is an int or a float and no bool."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: expected a number, got {value!r}")
 
 
-def _check_rate(lr: float) -> None:
-    _check_is_number("lr", lr)
+def check_rate(lr: float) -> None:
+    """Raise an error unless the learning rate is a positive, finite number."""
+    check_is_number("lr", lr)
     if not 0 < lr < math.inf:
         raise ValueError(f"lr: expected a positive number, got {lr}")
 

@@ -1,0 +1,296 @@
+"""Test functions for the lessons on optimisation, each with what is known of it: domain, curvature, minima.
+
+Ready-made: `square`, `x_cos_pi_x`, `x_cos_015_pi_x`, `cube`, `tanh`, `cosh`, `saddle` and `rosenbrock`, all in `NAMED`.
+Made to order: `quadratic`, `log_sum_exp` and, on real images, `softmax_regression`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from lessons_lib.data import fashion_mnist
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A function to minimise, called like one, and what is known of it.
+
+    In one dimension x may have any shape and the function works element by element. In d > 1 dimensions x has the shape
+    (d, …): the first dimension holds the coordinates, the others are a grid of points, and the value has the shape (…).
+
+    Args:
+        name: the formula, as plain text.
+        f: the formula, as a function of x that `torch.func` can differentiate.
+        domain: (low, high) for each coordinate.
+        curvature: (mu, L), the largest and the smallest number with mu ≤ λ ≤ L for all eigenvalues λ of the Hessian (in
+            one dimension, for f'') all over the domain. Where they are not attained there, the objective says so.
+        source: where the function comes from.
+        minima: the local minima inside the domain, the lowest first. None is at the border, where the function may go
+            lower still: only points where the gradient vanishes count.
+
+    Raises:
+        TypeError: the x of a call is no floating-point tensor.
+        ValueError: the x of a call has not the shape (d, …).
+
+    >>> rosenbrock(torch.tensor([0.0, 1.0]))
+    tensor(101.)
+    >>> x1, x2 = (torch.linspace(*interval, 50) for interval in rosenbrock.domain)
+    >>> rosenbrock(torch.stack(torch.meshgrid(x1, x2, indexing="xy"))).shape
+    torch.Size([50, 50])
+    """
+
+    name: str
+    f: Callable[[Tensor], Tensor] = field(repr=False)
+    domain: tuple[tuple[float, float], ...]
+    curvature: tuple[float, float]
+    source: str
+    minima: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def dim(self) -> int:
+        """How many coordinates x has: d."""
+        return len(self.domain)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        _check_point(x)
+        if self.dim > 1 and (x.dim() == 0 or len(x) != self.dim):
+            raise ValueError(f"x: expected shape ({self.dim}, …), got {tuple(x.shape)}")
+        return self.f(x)
+
+
+def curvature(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[float, float]:
+    """The smallest and the largest eigenvalue of the Hessian of f at the point x (in one dimension, twice f''(x)).
+
+    Args:
+        f: a function of a tensor like x, with a scalar tensor as value, which `torch.func` can differentiate twice.
+        x: a scalar tensor, or the d coordinates of a point, shape (d,).
+
+    Raises:
+        TypeError: x is no floating-point tensor.
+        ValueError: x is no point; f(x) is no scalar.
+
+    >>> curvature(saddle, torch.tensor([0.3, -0.7]))
+    (-2.0, 2.0)
+    >>> curvature(lambda x: x**3, torch.tensor(0.5))
+    (3.0, 3.0)
+    """
+    _check_point(x)
+    if x.dim() > 1 or x.numel() == 0:
+        raise ValueError(f"x: expected shape () or (d,), got {tuple(x.shape)}")
+    # Backward twice: torch.func.hessian goes forward too, and loading that warns in PyTorch 2.13.
+    H = torch.func.jacrev(torch.func.jacrev(f))(x)
+    if H.shape != 2 * x.shape:
+        raise ValueError(f"f: expected a scalar as value, got shape {tuple(H.shape[: H.dim() - 2 * x.dim()])}")
+    lam = torch.linalg.eigvalsh(H.reshape(x.numel(), x.numel()))
+    return lam[0].item(), lam[-1].item()
+
+
+_D2L = "A. Zhang, Z. Lipton, M. Li and A. Smola, Dive into Deep Learning, 2023, section"
+
+square = Objective("x²", lambda x: x**2, ((-10.0, 10.0),), (2.0, 2.0), f"{_D2L} 12.3", minima=((0.0,),))
+
+x_cos_pi_x = Objective(
+    "x cos πx",
+    lambda x: x * torch.cos(torch.pi * x),
+    domain=((-1.0, 2.0),),
+    curvature=(-2 * math.pi**2, 13.287689030580847),  # at 2, and where πx tan πx = 3
+    source=f"{_D2L} 12.1",
+    minima=((1.0904082219467213,), (-0.2738526868008509,)),  # where πx tan πx = 1
+)
+
+x_cos_015_pi_x = Objective(
+    "x cos 0.15πx",
+    lambda x: x * torch.cos(0.15 * torch.pi * x),
+    domain=((-10.0, 10.0),),
+    curvature=(-1.993153354587127, 1.993153354587127),  # where 0.15πx tan 0.15πx = 3
+    source=f"{_D2L} 12.3",
+    minima=((7.269388146311475,), (-1.8256845786723395,)),  # where 0.15πx tan 0.15πx = 1
+)
+
+cube = Objective("x³", lambda x: x**3, ((-2.0, 2.0),), (-12.0, 12.0), f"{_D2L} 12.1")
+
+tanh = Objective(
+    "tanh x",
+    torch.tanh,
+    domain=((-4.0, 4.0),),
+    curvature=(-4 / 27**0.5, 4 / 27**0.5),  # where tanh x = ±1/√3
+    source=f"{_D2L} 12.1",
+)
+
+cosh = Objective("cosh x", torch.cosh, ((-4.0, 4.0),), (1.0, math.cosh(4)), f"{_D2L} 12.3", minima=((0.0,),))
+
+saddle = Objective("x₁² − x₂²", lambda x: x[0] ** 2 - x[1] ** 2, ((-1.0, 1.0),) * 2, (-2.0, 2.0), f"{_D2L} 12.1")
+
+rosenbrock = Objective(
+    "(1 − x₁)² + 100 (x₂ − x₁²)²",
+    lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2,
+    domain=((-2.0, 2.0), (-1.0, 3.0)),
+    curvature=(-1198.0, 2701 + 6895001**0.5),  # at (0, 3), and at (±2, −1)
+    source='H. H. Rosenbrock, "An Automatic Method for Finding the Greatest or Least Value of a Function", 1960',
+    minima=((1.0, 1.0),),
+)
+
+NAMED = (square, x_cos_pi_x, x_cos_015_pi_x, cube, tanh, cosh, saddle, rosenbrock)
+
+
+def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
+    """½ xᵀ A x on [-10, 10]^d, where A = Q diag(eigenvalues) Qᵀ and Q turns the first two axes by `angle`.
+
+    Args:
+        eigenvalues: one number for each dimension, of any sign; the origin is a minimum if all are above 0.
+        angle: in radians, from the first axis towards the second; by default the axes stay where they are.
+
+    Raises:
+        TypeError: the eigenvalues are no sequence of numbers; the angle is no number.
+        ValueError: there are no eigenvalues; one of them or the angle is not finite; an angle for a single dimension.
+
+    >>> f = quadratic((2, 4))
+    >>> f(torch.tensor([3.0, 1.0]))  # x₁² + 2x₂²
+    tensor(11.)
+    >>> f.curvature, f.minima
+    ((2, 4), ((0.0, 0.0),))
+    """
+    if not isinstance(eigenvalues, Sequence) or isinstance(eigenvalues, str):
+        raise TypeError(f"eigenvalues: expected a sequence of numbers, got {eigenvalues!r}")
+    if len(eigenvalues) == 0:
+        raise ValueError("eigenvalues: expected at least one, got none")
+    for lam in eigenvalues:
+        _check_finite("eigenvalues", lam)
+    _check_finite("angle", angle)
+    d = len(eigenvalues)
+    if angle != 0 and d == 1:
+        raise ValueError(f"angle: expected 0 in one dimension, got {angle}")
+    Q = torch.eye(d, dtype=torch.float64)
+    if angle != 0:
+        c, s = math.cos(angle), math.sin(angle)
+        Q[:2, :2] = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+    A = Q @ torch.tensor(eigenvalues, dtype=torch.float64).diag() @ Q.T
+
+    def f(x: Tensor) -> Tensor:
+        if d == 1:
+            return eigenvalues[0] * x**2 / 2
+        return (x * torch.tensordot(A.to(x), x, dims=1)).sum(0) / 2
+
+    return Objective(
+        f"½ xᵀ Q diag({', '.join(f'{lam:g}' for lam in eigenvalues)}) Qᵀ x",
+        f,
+        domain=((-10.0, 10.0),) * d,
+        curvature=(min(eigenvalues), max(eigenvalues)),
+        source="any textbook: the second-order model of a smooth function at a point where its gradient vanishes",
+        minima=((0.0,) * d,) if min(eigenvalues) > 0 else (),
+    )
+
+
+def log_sum_exp(dim: int = 2) -> Objective:
+    """log Σ exp(xᵢ) on [-5, 5]^dim, a smooth maximum of the coordinates: convex, not strictly, and without a minimum.
+
+    Its gradient p is the softmax of x, its Hessian diag(p) − ppᵀ. That has the eigenvalue 0 everywhere, as nothing but
+    the value changes when all xᵢ grow alike, and no eigenvalue above ½. In two dimensions it has ½ wherever x₁ = x₂. In
+    more it comes close as two leave the others below: in the domain to 1/(2 + (dim − 2) exp(-10)), at (5, 5, -5, …).
+
+    Args:
+        dim: at least 2; in one dimension the function would be x itself.
+
+    Raises:
+        TypeError: dim is not an int.
+        ValueError: dim is below 2.
+
+    Source: S. Boyd and L. Vandenberghe, "Convex Optimization", 2004, section 3.1.5.
+
+    >>> log_sum_exp()(torch.tensor([100.0, 100.0]))
+    tensor(100.6931)
+    """
+    _check_int("dim", dim)
+    if dim < 2:
+        raise ValueError(f"dim: expected at least 2, got {dim}")
+    return Objective(
+        "log Σ exp xᵢ",
+        lambda x: x.logsumexp(0),
+        domain=((-5.0, 5.0),) * dim,
+        curvature=(0.0, 0.5),
+        source='S. Boyd and L. Vandenberghe, "Convex Optimization", 2004, section 3.1.5',
+    )
+
+
+def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: float = 0.01) -> Objective:
+    """Mean cross-entropy of softmax regression on images of Fashion-MNIST, plus ½ · weight_decay · |x|²: convex.
+
+    The inputs are the images' averages over blocks, size² of them, and a 1 for the bias; x holds the weights, a matrix
+    of shape (size² + 1, 10), row after row. So d = (size² + 1) · 10, and x has the shape (d, …) as anywhere.
+
+    The curvature (mu, L) holds in all of ℝᵈ. mu = weight_decay is attained everywhere, as the probabilities stay when
+    all classes' scores grow alike. L = ½ λ_max(XᵀX/n) + weight_decay, where X holds the n inputs, is approached only
+    far out, where the biases leave all images undecided between the same two classes; at x = 0 it is a tenth of λ_max,
+    not a half. The minimum x* has no formula, but f(x) − f(x*) ≤ |∇f(x)|² / (2 mu) tells how near it is.
+
+    Args:
+        num_images: n, up to 10,000: the first ones of the bundled training set.
+        size: pixels along a side of the averaged images, a divisor of 28.
+        weight_decay: at least 0; above 0, f is strongly convex and has one minimum.
+
+    Raises:
+        TypeError: num_images or size is not an int; weight_decay is no number.
+        ValueError: a number is out of its range.
+
+    Source: D. Böhning, "Multinomial Logistic Regression Algorithm", 1992 (L); S. Boyd and L. Vandenberghe, "Convex
+    Optimization", 2004, section 9.1.2 (how near the minimum is).
+
+    >>> f = softmax_regression(num_images=100)
+    >>> f.dim, f(torch.zeros(f.dim))  # ten classes, all alike: log 10
+    (500, tensor(2.3026))
+    """
+    _check_int("num_images", num_images)
+    _check_int("size", size)
+    _check_finite("weight_decay", weight_decay)
+    if size < 1 or 28 % size:
+        raise ValueError(f"size: expected a divisor of 28, got {size}")
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay: expected at least 0, got {weight_decay}")
+    images, labels = _train_set().tensors
+    if not 1 <= num_images <= len(images):
+        raise ValueError(f"num_images: expected 1 to {len(images)}, got {num_images}")
+    X = avg_pool2d(images[:num_images].double(), 28 // size).flatten(1)
+    X = torch.cat([X, torch.ones(num_images, 1, dtype=torch.float64)], dim=1)
+    y = labels[:num_images]
+
+    def f(x: Tensor) -> Tensor:
+        scores = torch.tensordot(X.to(x), x.reshape(X.shape[1], 10, *x.shape[1:]), dims=1)
+        loss = (scores.logsumexp(1) - scores[range(num_images), y]).mean(0)
+        return loss + weight_decay / 2 * (x**2).sum(0)
+
+    return Objective(
+        f"cross-entropy of softmax regression + ½ · {weight_decay:g} |x|²",
+        f,
+        domain=((-math.inf, math.inf),) * (X.shape[1] * 10),
+        curvature=(weight_decay, torch.linalg.eigvalsh(X.T @ X / num_images)[-1].item() / 2 + weight_decay),
+        source="H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, 2017, arXiv:1708.07747 (the images)",
+    )
+
+
+@cache
+def _train_set() -> torch.utils.data.TensorDataset:
+    return fashion_mnist("train")
+
+
+def _check_point(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a floating-point tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x: expected a floating-point tensor, got {x.dtype}")
+
+
+def _check_int(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+
+
+def _check_finite(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
