@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lessons_lib.resnet import Convolutional, check_input, check_sizes, conv_bn
+from lessons_lib.resnet import Convolutional, check_input, check_sizes
 
 
 class DenseBlock(nn.Module):
@@ -183,16 +183,10 @@ class DenseNet(Convolutional):
             check_sizes(num_layers=number)
         check_sizes(growth_rate=growth_rate, num_classes=num_classes, in_channels=in_channels)
         check_sizes(stem_channels=stem_channels, stem_stride=stem_stride)
-        if stem_stride not in (1, 2, 4):
-            raise ValueError(f"stem_stride: expected 1, 2 or 4, got {stem_stride!r}")
         super().__init__()
-        self.in_channels = in_channels
+        self.add_stem(in_channels, stem_channels, stem_stride)
         # The stem rounds sizes up, a transition down: the first of t transitions must get 2^t pixels or more.
         self.smallest = max(stem_stride // 2, stem_stride * (2 ** (len(num_layers) - 1) - 1)) + 1
-        kernel_size, stride = (7, 2) if stem_stride == 4 else (3, stem_stride)
-        self.stem = nn.Sequential(*conv_bn(in_channels, stem_channels, kernel_size, stride), nn.ReLU())
-        if stem_stride == 4:
-            self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         width = stem_channels
         for i, number in enumerate(num_layers, start=1):
             if i > 1:

@@ -121,9 +121,9 @@ class PreActivation(Residual):
 
 
 class Convolutional(nn.Sequential):
-    """What residual and dense nets share: named parts in a row, and a check of the images that come.
+    """What residual and dense nets share: named parts in a row, the first of them, and a check of the images that come.
 
-    `in_channels` and `smallest` (the least height and width of an image) are set by the net.
+    `smallest`, the least height and width of an image, is set by the net.
     """
 
     in_channels: int
@@ -132,6 +132,16 @@ class Convolutional(nn.Sequential):
     def __getitem__(self, idx: int | slice) -> nn.Module:
         """A part, or several as a plain `Sequential`: net[:-1] computes features."""
         return nn.Sequential(*self.children())[idx]
+
+    def add_stem(self, in_channels: int, out_channels: int, stride: int) -> None:
+        """Shrink the image by `stride`: 4 with a 7×7 convolution and max-pooling, 2 or 1 with a 3×3 convolution."""
+        if stride not in (1, 2, 4):
+            raise ValueError(f"stem_stride: expected 1, 2 or 4, got {stride!r}")
+        self.in_channels = in_channels
+        kernel_size, conv_stride = (7, 2) if stride == 4 else (3, stride)
+        self.stem = nn.Sequential(*conv_bn(in_channels, out_channels, kernel_size, conv_stride), nn.ReLU())
+        if stride == 4:
+            self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def forward(self, X: Tensor) -> Tensor:
         check_input(X, self.in_channels)
@@ -180,15 +190,10 @@ class ResNet(Convolutional):
         for num_blocks, out_channels in stages:
             check_sizes(num_blocks=num_blocks, out_channels=out_channels)
         check_sizes(num_classes=num_classes, in_channels=in_channels, stem_stride=stem_stride)
-        if stem_stride not in (1, 2, 4):
-            raise ValueError(f"stem_stride: expected 1, 2 or 4, got {stem_stride!r}")
         super().__init__()
-        self.in_channels = in_channels
         self.smallest = stem_stride * 2 ** (len(stages) - 1) // 2 + 1
-        width, kernel_size, stride = (64, 7, 2) if stem_stride == 4 else (stages[0][1], 3, stem_stride)
-        self.stem = nn.Sequential(*conv_bn(in_channels, width, kernel_size, stride), nn.ReLU())
-        if stem_stride == 4:
-            self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        width = 64 if stem_stride == 4 else stages[0][1]
+        self.add_stem(in_channels, width, stem_stride)
         for i, (num_blocks, out_channels) in enumerate(stages, start=1):
             strides = [1 if i == 1 else 2] + [1] * (num_blocks - 1)
             blocks = []
