@@ -56,7 +56,7 @@ def gradient_descent(
     >>> gradient_descent(lambda x: x[0] ** 2 + 2 * x[1] ** 2, (-5, -2), lr=0.1, steps=20).shape
     torch.Size([21, 2])
     """
-    x = _start("x0", x0)
+    x = start("x0", x0)
     check_is_number("momentum", momentum)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum: expected a number in [0, 1), got {momentum}")
@@ -67,10 +67,10 @@ def gradient_descent(
 
     def direction(x: Tensor) -> Tensor:
         nonlocal v
-        v = momentum * v + _gradient(f, x)
+        v = momentum * v + gradient(f, x)
         return -precondition(v)
 
-    return _walk(f, x, lr, steps, backtrack, direction)
+    return walk(f, x, lr, steps, backtrack, direction)
 
 
 def newton(
@@ -111,13 +111,13 @@ def newton(
         raise ValueError(f"hessian: expected one of {', '.join(_SOLVE)}, got {hessian!r}")
 
     def direction(x: Tensor) -> Tensor:
-        g = _gradient(f, x).reshape(-1)
+        g = gradient(f, x).reshape(-1)
         H = torch.autograd.functional.hessian(f, x).reshape(len(g), len(g))
         if not H.isfinite().all():  # LAPACK may take such a matrix, and return a finite step
             return torch.full_like(x, math.nan)
         return -_SOLVE[hessian](H, g).reshape(x.shape)
 
-    return _walk(f, _start("x0", x0), lr, steps, backtrack, direction)
+    return walk(f, start("x0", x0), lr, steps, backtrack, direction)
 
 
 def backtracking(
@@ -158,8 +158,8 @@ def backtracking(
     >>> backtracking(lambda x: x**2, 10.0, direction=20.0)
     0.0
     """
-    _check_function(f)
-    x = _start("x", x)
+    check_function(f)
+    x = start("x", x)
     direction = _tensor("direction", direction)
     if direction.shape != x.shape:
         raise ValueError(f"direction: expected x's shape {tuple(x.shape)}, got {tuple(direction.shape)}")
@@ -168,7 +168,7 @@ def backtracking(
         check_is_number(name, value)
         if not 0 < value < 1:
             raise ValueError(f"{name}: expected a number in (0, 1), got {value}")
-    rise = (_gradient(f, x) * direction).sum()
+    rise = (gradient(f, x) * direction).sum()
     if rise < 0:
         now = _value(f, x)
         for k in range(math.ceil(-60 / math.log2(shrink)) + 1):
@@ -178,7 +178,7 @@ def backtracking(
     return 0.0
 
 
-def _walk(
+def walk(
     f: Function,
     x: Tensor,
     lr: float | Callable[[int], float],
@@ -187,7 +187,7 @@ def _walk(
     direction: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """x ← x + lr · direction(x), for so many steps: what all methods share."""
-    _check_function(f)
+    check_function(f)
     if isinstance(steps, bool) or not isinstance(steps, int):
         raise TypeError(f"steps: expected an int, got {steps!r}")
     if steps < 0:
@@ -218,7 +218,7 @@ def _value(f: Function, x: Tensor) -> Tensor:
     return value
 
 
-def _gradient(f: Function, x: Tensor) -> Tensor:
+def gradient(f: Function, x: Tensor) -> Tensor:
     """∇f(x); infinite, or NaN, where f(x) is, for autograd can give the logarithm of -1 the slope -1."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -261,12 +261,18 @@ def _precondition(P: Tensor | None, x: Tensor) -> Callable[[Tensor], Tensor]:
     return P.mul if P.shape == x.shape else P.mv
 
 
-def _check_function(f: Function) -> None:
+def check_function(f: Callable) -> None:
+    """Raise a TypeError unless f can be called."""
     if not callable(f):
         raise TypeError(f"f: expected a function, got {f!r}")
 
 
-def _start(name: str, value: float | Sequence[float] | Tensor) -> Tensor:
+def start(name: str, value: float | Sequence[float] | Tensor) -> Tensor:
+    """The number or numbers as a float64 tensor of shape () or (d,); an error that names the argument if they are none.
+
+    >>> start("x0", (1, 2))
+    tensor([1., 2.], dtype=torch.float64)
+    """
     x = _tensor(name, value)
     if x.dim() > 1:
         raise ValueError(f"{name}: expected at most one dimension, got shape {tuple(x.shape)}")

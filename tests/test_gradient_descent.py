@@ -86,7 +86,7 @@ def gradient(f: Function, x: Tensor) -> Tensor:
 
 
 def points(trajectory: Tensor) -> list[Tensor]:
-    """Its rows as tensors of their own: as parts of a larger one they lie elsewhere, and f may round otherwise there."""
+    """Its rows as tensors of their own: elsewhere in memory, as parts of a larger one, f may round otherwise."""
     return [x.clone() for x in trajectory]
 
 

@@ -1,0 +1,166 @@
+"""Stochastic gradient descent: steps along the gradient of a few examples.
+
+Sources: H. Robbins and S. Monro, "A Stochastic Approximation Method", 1951; L. Bottou, F. Curtis and J. Nocedal,
+"Optimization Methods for Large-Scale Machine Learning", 2016, arXiv:1606.04838.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from lessons_lib.gradient_descent import check_function, gradient, start, walk
+from lessons_lib.training import check_is_number
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def batches(num_examples: int, batch_size: int = 1, *, replacement: bool = False, seed: int = 0) -> Iterator[Tensor]:
+    """Draw examples, batch after batch, without end.
+
+    Args:
+        num_examples: n; the examples are 0, 1, …, n - 1. At least 1.
+        batch_size: examples a batch, from 1 to n.
+        replacement: draw each example of each batch from all n, independently. Otherwise go through all n in random
+            order, then again in another one: each pass has each example once, and its last batch is smaller where
+            batch_size does not divide n.
+        seed: fixes the sequence. PyTorch's global generator plays no part.
+
+    Returns:
+        An iterator of int64 tensors of shape (batch_size,).
+
+    Raises:
+        ValueError: a size is out of range.
+        TypeError: a size or the seed is not an int, or replacement not a bool.
+
+    >>> order = batches(5, batch_size=2)
+    >>> one_pass = [next(order) for _ in range(3)]
+    >>> [len(batch) for batch in one_pass], sorted(torch.cat(one_pass).tolist())
+    ([2, 2, 1], [0, 1, 2, 3, 4])
+    """
+    _check_size("num_examples", num_examples)
+    _check_size("batch_size", batch_size)
+    if batch_size > num_examples:
+        raise ValueError(f"batch_size: expected at most num_examples, {num_examples}, got {batch_size}")
+    if not isinstance(replacement, bool):
+        raise TypeError(f"replacement: expected a bool, got {replacement!r}")
+    _check_int("seed", seed)
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw() -> Sequence[Tensor]:
+        if replacement:
+            return [torch.randint(num_examples, (batch_size,), generator=generator)]
+        return torch.randperm(num_examples, generator=generator).split(batch_size)
+
+    return (batch for _ in count() for batch in draw())
+
+
+def sgd(
+    f: Loss,
+    x0: float | Sequence[float] | Tensor,
+    lr: float | Callable[[int], float],
+    steps: int,
+    num_examples: int,
+    *,
+    batch_size: int = 1,
+    replacement: bool = False,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+) -> Tensor:
+    """Walk downhill on a batch a step: v ← momentum v + ∇f(x, batch) + weight_decay x, then x ← x − lr v.
+
+    This is gradient descent on a function that changes with each step. A run that diverges does not raise; it ends in
+    ±inf, as one of `gradient_descent` does.
+
+    Args:
+        f: takes x, a float64 tensor of x0's shape, and a batch, the int64 indices of its examples; returns the mean
+            loss of these examples, a scalar tensor; autograd finds ∇f, the gradient with respect to x.
+        x0: the start, finite: a number, or a sequence or tensor of d numbers.
+        lr: the learning rate, or a schedule: a function of the step (0, 1, …) alone that returns it. Positive.
+        steps: how often x moves. Not negative.
+        num_examples, batch_size, replacement, seed: which batches; see `batches`.
+        momentum: the weight of the old velocity v, in [0, 1), as `torch.optim.SGD` has it: v starts at 0.
+        weight_decay: adds weight_decay · x to the gradient. Not negative.
+
+    Returns:
+        The trajectory, the start included, in float64 and without a graph: shape (steps + 1,) for a number, else
+        (steps + 1, d).
+
+    Raises:
+        ValueError: x0, a number or a shape is out of range, at the latest at the step for which a schedule returns it;
+            f returns more than one number, or one whose graph does not lead to x.
+        TypeError: f is no function or returns no tensor; another argument is of the wrong type.
+
+    Source: Bottou, Curtis and Nocedal 2016, section 3.
+
+    >>> a = torch.tensor([1.0, 2.0, 6.0])
+    >>> x = sgd(lambda x, i: ((x - a[i]) ** 2).mean() / 2, 0.0, lambda step: 1 / (1 + step), steps=3, num_examples=3)
+    >>> x[0], x[-1]  # the start, and the mean of what it has seen
+    (tensor(0., dtype=torch.float64), tensor(3., dtype=torch.float64))
+    """
+    check_function(f)
+    x = start("x0", x0)
+    for name, value, limit in (("momentum", momentum, 1), ("weight_decay", weight_decay, math.inf)):
+        check_is_number(name, value)
+        if not 0 <= value < limit:
+            raise ValueError(f"{name}: expected a number in [0, {limit}), got {value}")
+    order = batches(num_examples, batch_size, replacement=replacement, seed=seed)
+    v = torch.zeros_like(x)
+
+    def loss(x: Tensor) -> Tensor:
+        return f(x, next(order))
+
+    def direction(x: Tensor) -> Tensor:
+        nonlocal v
+        v = momentum * v + gradient(loss, x) + weight_decay * x
+        return -v
+
+    return walk(loss, x, lr, steps, False, direction)
+
+
+def noise_covariance(f: Loss, x: float | Sequence[float] | Tensor, num_examples: int) -> Tensor:
+    """How the gradients of single examples scatter at x: C = mean of (gᵢ − g)(gᵢ − g)ᵀ, where g is the mean of the gᵢ.
+
+    The gradient of a batch of b examples has the covariance C / b if they are drawn with replacement, and
+    (n − b) / (n − 1) times that without.
+
+    Args:
+        f, num_examples: as for `sgd`; gᵢ is ∇f(x, batch) for the batch of example i alone.
+        x: the point, finite: a number, or a sequence or tensor of d numbers.
+
+    Returns:
+        C in float64: shape (d, d), or () for a number, whose C is a variance. Not finite where a gradient is not.
+
+    Raises:
+        ValueError, TypeError: as `sgd`.
+
+    Source: without replacement: W. Cochran, "Sampling Techniques", 3rd edition, 1977, chapter 2.
+
+    >>> a = torch.tensor([1.0, 2.0, 6.0])
+    >>> noise_covariance(lambda x, i: ((x - a[i]) ** 2).mean() / 2, 0.0, num_examples=3)  # the variance of a
+    tensor(4.6667, dtype=torch.float64)
+    """
+    check_function(f)
+    x = start("x", x)
+    _check_size("num_examples", num_examples)
+
+    def g(i: Tensor) -> Tensor:
+        return gradient(lambda x: f(x, i), x)
+
+    scatter = torch.stack([g(i) for i in torch.arange(num_examples).split(1)])
+    scatter = scatter - scatter.mean(0)
+    return torch.tensordot(scatter, scatter, dims=([0], [0])) / num_examples
+
+
+def _check_size(name: str, value: int) -> None:
+    _check_int(name, value)
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+
+
+def _check_int(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
