@@ -53,7 +53,7 @@ def batch_norm(
     >>> mean, var
     (tensor([0.2000, 2.0000]), tensor([ 1.1000, 20.9000]))
     """
-    _check_input(is_training, X, dict(gamma=gamma, beta=beta, moving_mean=moving_mean, moving_var=moving_var))
+    check_input(is_training, X, dict(gamma=gamma, beta=beta, moving_mean=moving_mean, moving_var=moving_var))
     _check_settings(eps, momentum)
     per_feature = (1, -1) + (1,) * (X.dim() - 2)  # so that one number a feature lines up with X
     if is_training:
@@ -114,15 +114,19 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
-    def forward(self, X: Tensor) -> Tensor:
+    def state(self, X: Tensor) -> dict[str, Tensor]:
+        """What `batch_norm` takes besides X; a ValueError if X has not the layer's dimensions and features."""
         if X.dim() != self.num_dims:
             raise ValueError(f"X: expected {self.num_dims} dimensions, got shape {tuple(X.shape)}")
         if X.shape[1] != self.num_features:
             raise ValueError(f"X: expected {self.num_features} features, got shape {tuple(X.shape)}")
-        state = dict(gamma=self.weight, beta=self.bias, moving_mean=self.running_mean, moving_var=self.running_var)
+        return dict(gamma=self.weight, beta=self.bias, moving_mean=self.running_mean, moving_var=self.running_var)
+
+    def forward(self, X: Tensor) -> Tensor:
+        state = self.state(X)
         if not self.training:
             return batch_norm(False, X, **state, eps=self.eps)[0]
-        _check_input(True, X, state)
+        check_input(True, X, state)
         # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
         # work in place on a Function's output that is a view.
         x = X.reshape(*X.shape[:2], -1)
@@ -171,7 +175,8 @@ def _mean(x: Tensor) -> Tensor:
     return x.mean(2).mean(0)
 
 
-def _check_input(is_training: bool, X: Tensor, state: dict[str, Tensor]) -> None:
+def check_input(is_training: bool, X: Tensor, state: dict[str, Tensor]) -> None:
+    """Raise an error that names the argument, unless X is a batch and each tensor of `state` has a number a feature."""
     shape = tuple(X.shape)
     if X.dim() not in (2, 4):
         raise ValueError(f"X: expected shape (m, d) or (m, c, h, w), got {shape}")

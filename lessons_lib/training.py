@@ -1,12 +1,17 @@
-"""One training loop for all lessons: seeded, measured step by step, on the GPU where there is one."""
+"""One training loop for all lessons: seeded, measured step by step, on the GPU where there is one, on several together,
+and from where an interrupted run stopped."""
 
 import math
+import os
+import pickle
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
@@ -39,8 +44,13 @@ def train(
     num_epochs: int = 1,
     batch_size: int = 256,
     seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> History:
     """Train `net` in place by minibatch SGD on the cross-entropy, and test it after each epoch if there is a test set.
+
+    In a process group (see `torch.distributed.init_process_group`) all processes train together: each takes its share
+    of every batch, and all keep the same parameters. The net and history of rank 0 are the run's; elsewhere the moving
+    averages of batch normalisation may differ.
 
     Args:
         net: maps images (m, …) to scores (m, num_classes). Trained on the GPU where PyTorch sees one, then put back.
@@ -49,15 +59,20 @@ def train(
         momentum: the weight of the old velocity, in [0, 1); v ← momentum v + gradient, then w ← w − lr v.
         weight_decay: adds weight_decay · w to the gradient of each parameter w. Not negative.
         num_epochs: passes over the training set. At least 1.
-        batch_size: examples a step. At least 1. The last, smaller batch of an epoch counts too.
+        batch_size: examples a step, of all processes together. At least 1. The last, smaller batch of an epoch counts
+            too.
         seed: fixes the order of the examples; the net's own start is the caller's to fix.
+        checkpoint: a file. If it exists, the run that wrote it goes on; it is replaced after each epoch. Interrupted at
+            any point, called again with the same arguments, the run ends as it would have without interruption.
 
     Returns:
         The run's `History`. A run that diverges has losses of inf or nan in it; it does not raise.
 
     Raises:
-        ValueError: a number is out of range, at the latest at the step for which a schedule returns it; a set is empty.
-        TypeError: one is no number or no int; a set is no `TensorDataset`.
+        ValueError: a number is out of range, at the latest at the step for which a schedule returns it; a set is empty;
+            a batch has fewer examples than there are processes; checkpoint is no whole file of ours, or of a run with
+            other settings or another net.
+        TypeError: one is no number or no int; a set is no `TensorDataset`; checkpoint is no path.
 
     >>> X, y = torch.randn(64, 2), torch.randint(2, (64,))
     >>> history = train(nn.Linear(2, 2), TensorDataset(X, y), TensorDataset(X, y), lr=0.1, batch_size=16)
@@ -78,8 +93,15 @@ def train(
     _check_set("train_set", train_set)
     if test_set is not None:
         _check_set("test_set", test_set)
+    rank, world = place()
+    smallest = len(train_set) % batch_size or batch_size
+    if smallest < world:
+        raise ValueError(f"batch_size: expected {world} or more examples in every batch, got one of {smallest}")
+    settings = dict(momentum=momentum, weight_decay=weight_decay, batch_size=batch_size, seed=seed)
+    run = _Checkpoint(checkpoint, settings | dict(examples=len(train_set), processes=world))
     home = next(net.parameters()).device
-    device = torch.device("cuda") if torch.cuda.is_available() else home
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda", distributed.get_node_local_rank(0)) if gpu else home
     net.to(device)
     X, y = (t.to(device) for t in train_set.tensors)
     optimizer = torch.optim.SGD(net.parameters(), momentum=momentum, weight_decay=weight_decay)
@@ -87,24 +109,31 @@ def train(
     history = History()
     num_steps = num_epochs * -(-len(X) // batch_size)
     try:
-        with tqdm(total=num_steps, leave=False) as progress:
-            for _ in range(num_epochs):
+        run.restore(net, optimizer, order, history)
+        model = DistributedDataParallel(net) if world > 1 else net
+        silent = dict(disable=True) if rank else {}
+        with tqdm(total=num_steps, initial=len(history.loss), leave=False, **silent) as progress:
+            while len(history.loss) < num_steps:
                 net.train()
                 for batch in torch.randperm(len(X), generator=order).to(device).split(batch_size):
-                    loss = nn.functional.cross_entropy(net(X[batch]), y[batch])
+                    mine = batch[rank::world]
+                    loss = nn.functional.cross_entropy(model(X[mine]), y[mine])
+                    if world > 1:  # what is averaged over the processes is then the mean over the batch
+                        loss = loss * (len(mine) * world / len(batch))
                     optimizer.zero_grad()
                     loss.backward()
                     rate = schedule(len(history.loss))
                     check_rate(rate)
                     optimizer.param_groups[0]["lr"] = rate
                     optimizer.step()
-                    history.loss.append(loss.item())
+                    history.loss.append(_mean_over_processes(loss))
                     history.lr.append(rate)
                     progress.update()
                 if test_set is not None:
                     test_loss, test_acc = evaluate(net, test_set)
                     history.test_loss.append(test_loss)
                     history.test_acc.append(test_acc)
+                run.save(net, optimizer, order, history)
     finally:
         net.to(home)
     return history
@@ -152,6 +181,17 @@ def check_rate(lr: float) -> None:
         raise ValueError(f"lr: expected a positive number, got {lr}")
 
 
+def place() -> tuple[int, int]:
+    """This process's rank, and how many train together: (0, 1) outside of a process group.
+
+    >>> place()
+    (0, 1)
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
 class Memory(TorchDispatchMode):
     """Counts the bytes of the tensors that operations make in this context: those alive `now`, and their `peak`.
 
@@ -182,6 +222,73 @@ class Memory(TorchDispatchMode):
     def _count(self, num_bytes: int) -> None:
         self.now += num_bytes
         self.peak = max(self.peak, self.now)
+
+
+class _Checkpoint:
+    """The state of a run in a file: all that decides how it goes on. Without a path it does nothing."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, settings: dict[str, float]) -> None:
+        if not isinstance(path, str | os.PathLike | None):
+            raise TypeError(f"checkpoint: expected a path, got {path!r}")
+        self.path, self.settings = None if path is None else Path(path).expanduser(), settings
+        if self.path and not self.path.parent.is_dir():
+            raise ValueError(f"checkpoint: expected a file in a folder that exists, got {self.path}")
+
+    def restore(self, net: nn.Module, optimizer: torch.optim.SGD, order: torch.Generator, history: History) -> None:
+        """Put everything back as the file has it, if there is one."""
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            settings, generators = state["settings"], state["generators"]
+        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise ValueError(f"checkpoint: {self.path} is no whole checkpoint of ours; it stays as it is") from error
+        for name, value in self.settings.items():
+            if settings[name] != value:
+                raise ValueError(f"checkpoint: {self.path} is of a run with {name} {settings[name]}, not {value}")
+        try:
+            net.load_state_dict(state["net"])
+        except RuntimeError as error:
+            raise ValueError(f"checkpoint: {self.path} is of another net: {error}") from error
+        optimizer.load_state_dict(state["optimizer"])
+        order.set_state(state["order"])
+        vars(history).update(state["history"])
+        _set_generators(generators[place()[0]])
+
+    def save(self, net: nn.Module, optimizer: torch.optim.SGD, order: torch.Generator, history: History) -> None:
+        """Replace the file in one move: at any moment it is whole, the old one or the new one."""
+        if self.path is None:
+            return
+        rank, world = place()
+        generators = [_generators()] * world
+        if world > 1:
+            distributed.all_gather_object(generators, _generators())
+        if rank > 0:
+            return
+        state = dict(net=net.state_dict(), optimizer=optimizer.state_dict(), order=order.get_state())
+        state |= dict(history=asdict(history), generators=generators, settings=self.settings)
+        part = self.path.with_name(f"{self.path.name}.part")
+        torch.save(state, part)
+        os.replace(part, self.path)
+
+
+def _generators() -> list[Tensor]:
+    """PyTorch's global generators, from which dropout and augmentation draw."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+
+
+def _set_generators(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[1])
+
+
+def _mean_over_processes(value: Tensor) -> float:
+    world = place()[1]
+    if world > 1:
+        value = value.detach().clone()
+        distributed.all_reduce(value)
+    return value.item() / world
 
 
 def _check_set(name: str, dataset: TensorDataset) -> None:

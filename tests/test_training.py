@@ -1,5 +1,7 @@
 """The training loop does what five lines by hand do, measures what it says, and refuses what it cannot train with."""
 
+import errno
+import io
 import math
 import os
 import subprocess
@@ -280,6 +282,146 @@ def test_the_progress_bar_can_be_turned_off(disable: str | None, silent: bool) -
     assert shown.stdout == ""
     assert (shown.stderr == "") == silent
     assert ("0/6" in shown.stderr) != silent  # two epochs of three steps
+
+
+# Checkpoints
+
+
+class Interrupted(Exception):
+    pass
+
+
+def noisy() -> nn.Module:
+    """A net with momentum-worthy weights, moving averages, and draws from the global generator."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), BatchNorm(5, num_dims=2), nn.Dropout(0.5), nn.Linear(5, 3))
+
+
+SETTINGS = dict(momentum=0.9, weight_decay=0.01, num_epochs=4, batch_size=4, seed=3)  # three steps an epoch
+
+
+def interrupted_at(step: int | None) -> Callable[[int], float]:
+    def lr(now: int) -> float:
+        if now == step:
+            raise Interrupted
+        return cooling(now)
+
+    return lr
+
+
+@pytest.mark.parametrize("steps", [[1], [2], [3], [5], [8], [9], [11], [2, 3, 10]], ids=str)
+def test_an_interrupted_run_ends_as_it_would_have(steps: list[int], tmp_path: Path) -> None:
+    unbroken = noisy()
+    expected = run(unbroken, lr=cooling, **SETTINGS)
+    path = tmp_path / "run.pt"
+    for step in steps:
+        with pytest.raises(Interrupted):
+            run(noisy(), lr=interrupted_at(step), checkpoint=path, **SETTINGS)
+        assert path.exists() == (step >= 3)  # after the first epoch
+    net = noisy()
+    if path.exists():
+        torch.manual_seed(17)  # the file knows better
+    assert run(net, lr=cooling, checkpoint=str(path), **SETTINGS) == expected
+    assert same(net, unbroken)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_a_run_that_has_ended_takes_no_step_and_may_go_on_for_more_epochs(tmp_path: Path) -> None:
+    path, net = tmp_path / "run.pt", noisy()
+    expected = run(net, lr=cooling, checkpoint=path, **SETTINGS)
+    before = path.read_bytes()
+    again = noisy()
+    assert run(again, lr=interrupted_at(12), checkpoint=path, **SETTINGS) == expected
+    assert same(again, net)
+    assert path.read_bytes() == before
+    more = SETTINGS | dict(num_epochs=6)
+    continued = noisy()
+    history = run(continued, lr=cooling, checkpoint=path, **more)
+    longer = noisy()
+    assert run(longer, lr=cooling, **more) == history
+    assert same(continued, longer)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stored") / "run.pt"
+    train(noisy(), TRAIN, lr=0.1, checkpoint=path, **SETTINGS)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(momentum=0.5), r"is of a run with momentum 0\.9, not 0\.5"),
+        (dict(weight_decay=0), r"is of a run with weight_decay 0\.01, not 0"),
+        (dict(batch_size=5), "is of a run with batch_size 4, not 5"),
+        (dict(seed=0), "is of a run with seed 3, not 0"),
+        (dict(train_set=examples(11)), "is of a run with examples 10, not 11"),
+        (dict(net=linear()), "is of another net: "),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(settings: dict, message: str, stored: Path) -> None:
+    before = stored.read_bytes()
+    arguments = dict(net=noisy(), train_set=TRAIN, lr=0.1, checkpoint=stored) | SETTINGS | settings
+    net = deepcopy(arguments["net"])
+    with pytest.raises(ValueError, match=f"checkpoint: .*run\\.pt {message}"):
+        train(**arguments)
+    assert stored.read_bytes() == before
+    assert same(arguments["net"], net)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: b"",
+        lambda data: b"no checkpoint at all",
+        lambda data: data[: len(data) // 2],
+        lambda data: pickled(Path("a")),  # code that a pickle would run
+        lambda data: pickled([1, 2]),
+        lambda data: pickled(dict(net={})),
+    ],
+)
+def test_a_spoilt_checkpoint_is_refused_and_kept(spoil: Callable[[bytes], bytes], stored: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    path.write_bytes(spoil(stored.read_bytes()))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint: .*run\.pt is no whole checkpoint of ours; it stays as it is"):
+        train(noisy(), TRAIN, lr=0.1, checkpoint=path, **SETTINGS)
+    assert path.read_bytes() == before
+
+
+def pickled(value: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def test_a_checkpoint_must_be_a_path_into_a_folder_that_exists(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="checkpoint: expected a path, got 3"):
+        train(linear(), TRAIN, lr=0.1, checkpoint=3)
+    with pytest.raises(ValueError, match="checkpoint: expected a file in a folder that exists, got .*no/run.pt"):
+        train(linear(), TRAIN, lr=0.1, checkpoint=tmp_path / "no" / "run.pt")
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.pt"
+    short = SETTINGS | dict(num_epochs=1)
+    run(noisy(), lr=cooling, checkpoint=path, **short)
+    before = path.read_bytes()
+
+    def half_saved(state: object, file: Path) -> None:
+        file.write_bytes(before[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(torch, "save", half_saved)
+        run(noisy(), lr=cooling, checkpoint=path, **SETTINGS)
+    assert path.read_bytes() == before
+    resumed = noisy()
+    history = run(resumed, lr=cooling, checkpoint=path, **SETTINGS)
+    unbroken = noisy()
+    assert run(unbroken, lr=cooling, **SETTINGS) == history
+    assert same(resumed, unbroken)
 
 
 # evaluate
