@@ -1,9 +1,9 @@
 """One training loop for all lessons: seeded, measured step by step, on the GPU where there is one, on several together,
 and from where an interrupted run stopped."""
 
+import io
 import math
 import os
-import pickle
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -238,10 +238,11 @@ class _Checkpoint:
         """Put everything back as the file has it, if there is one."""
         if self.path is None or not self.path.exists():
             return
+        data = io.BytesIO(self.path.read_bytes())
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            state = torch.load(data, map_location="cpu", weights_only=True)
             settings, generators = state["settings"], state["generators"]
-        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged file fails in a dozen ways
             raise ValueError(f"checkpoint: {self.path} is no whole checkpoint of ours; it stays as it is") from error
         for name, value in self.settings.items():
             if settings[name] != value:
