@@ -7,6 +7,9 @@ BIN := .venv/bin
 HTML := _build/html/index.html
 SOURCES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*')
 
+# A process a core, with one thread each: threads that share a core wait for each other. A file stays in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+
 .PHONY: help book serve test notebooks bench lock clean
 .DELETE_ON_ERROR:
 
@@ -22,10 +25,10 @@ serve: $(HTML)   ## build the book and serve it on this machine
 test: .venv/.ready .venv/.chromium   ## prove every sentence, number and picture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest tests --ignore tests/browser --doctest-modules lessons_lib
-	$(BIN)/python -m pytest -p tests.notebook_compare --nbval book
+	$(PYTEST) tests --ignore tests/browser --doctest-modules lessons_lib
+	$(PYTEST) -p tests.notebook_compare --nbval book
 	$(MAKE) --no-print-directory book
-	$(BIN)/python -m pytest tests/browser
+	$(PYTEST) tests/browser
 
 notebooks: .venv/.ready   ## run the lessons again and store their outputs (only=batch_norm for one)
 	$(BIN)/python tools/notebooks.py $(only)

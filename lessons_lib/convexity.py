@@ -25,7 +25,8 @@ def jensen_gap(f: Function, points: Tensor, weights: Tensor) -> Tensor:
         The gap, a scalar tensor.
 
     Raises:
-        TypeError: points or weights are no floating-point tensor, or not of one dtype.
+        TypeError: points or weights are no floating-point tensor, or not of one dtype; f is no function, or f(x) no
+            tensor.
         ValueError: a shape is another one, there is no point, a weight is negative, their sum is not 1, or f(x) is no
             scalar.
 
@@ -34,6 +35,8 @@ def jensen_gap(f: Function, points: Tensor, weights: Tensor) -> Tensor:
     >>> jensen_gap(torch.square, torch.tensor([-1.0, 3.0]), torch.tensor([0.5, 0.5]))
     tensor(4.)
     """
+    if not callable(f):
+        raise TypeError(f"f: expected a function, got {f!r}")
     _check_float("points", points)
     _check_dtype("weights", weights, points.dtype)
     if points.dim() not in (1, 2) or points.numel() == 0:
@@ -46,7 +49,7 @@ def jensen_gap(f: Function, points: Tensor, weights: Tensor) -> Tensor:
     # k quotients and their sum may each be off by the dtype's precision.
     if not abs(weights.sum() - 1) <= 2 * k * torch.finfo(weights.dtype).eps:
         raise ValueError(f"weights: expected a sum of 1, got {weights.sum().item()}")
-    values = [f(x) for x in points]
+    values = [_value("f", f, x) for x in points]
     for value in values:
         if value.dim() != 0:
             raise ValueError(f"f: expected a scalar as value, got shape {tuple(value.shape)}")
@@ -190,7 +193,8 @@ def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor
         is at most the constrained minimum of f; for other α there is no such bound, and L does not ask.
 
     Raises:
-        TypeError: f is no function, constraints no sequence of them; L: alpha is no floating-point tensor.
+        TypeError: f is no function, constraints no sequence of them; L: alpha is no floating-point tensor, or a value
+            of f or of a constraint no tensor.
         ValueError: L: alpha has another shape.
 
     Source: Boyd and Vandenberghe 2004, section 5.1.
@@ -205,7 +209,8 @@ def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor
         _check_float("alpha", alpha)
         if alpha.shape != (len(constraints),):
             raise ValueError(f"alpha: expected shape ({len(constraints)},), got {tuple(alpha.shape)}")
-        return f(x) + sum(a * c(x) for a, c in zip(alpha, constraints, strict=True))
+        sums = (a * _value("constraints", c, x) for a, c in zip(alpha, constraints, strict=True))
+        return _value("f", f, x) + sum(sums)
 
     return L
 
@@ -219,7 +224,8 @@ def penalised(f: Function, constraints: Sequence[Function], weight: float) -> Fu
         weight: the price, not negative and finite.
 
     Raises:
-        TypeError: f is no function, constraints no sequence of them, weight no number.
+        TypeError: f is no function, constraints no sequence of them, weight no number; when called: a value of f or of
+            a constraint is no tensor.
         ValueError: weight is out of range.
 
     Source: R. Courant, "Variational methods for the solution of problems of equilibrium and vibrations", 1943.
@@ -231,7 +237,12 @@ def penalised(f: Function, constraints: Sequence[Function], weight: float) -> Fu
     _check_number("weight", weight)
     if not 0 <= weight < math.inf:
         raise ValueError(f"weight: expected a finite number of at least 0, got {weight}")
-    return lambda x: f(x) + weight / 2 * sum(c(x).clamp(min=0) ** 2 for c in constraints)
+
+    def F(x: Tensor) -> Tensor:
+        squares = (_value("constraints", c, x).clamp(min=0) ** 2 for c in constraints)
+        return _value("f", f, x) + weight / 2 * sum(squares)
+
+    return F
 
 
 def _max_abs(x: Tensor, dim: int) -> Tensor:
@@ -279,6 +290,13 @@ def _check_positive(name: str, value: float) -> None:
     _check_number(name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{name}: expected a positive, finite number, got {value}")
+
+
+def _value(name: str, f: Function, x: Tensor) -> Tensor:
+    value = f(x)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor as value, got {type(value).__name__}")
+    return value
 
 
 def _check_functions(f: Function, constraints: Sequence[Function]) -> None:

@@ -91,7 +91,8 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
                 print(printed.read_text("utf-8"), end="")
         if process.returncode:
             raise RuntimeError(f"{name} failed in one of {num_processes} processes:\n{_account(errors)}")
-        return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(num_processes)]
+        paths = (Path(folder, f"{rank}.pt") for rank in range(num_processes))
+        return [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
 
 
 def average_gradients(net: nn.Module) -> None:

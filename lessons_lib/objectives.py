@@ -27,8 +27,8 @@ class Objective:
         name: the formula, as plain text.
         f: the formula, as a function of x that `torch.func` can differentiate.
         domain: (low, high) for each coordinate.
-        curvature: (mu, L), the largest and the smallest number with mu ≤ λ ≤ L for all eigenvalues λ of the Hessian (in
-            one dimension, for f'') all over the domain. Where they are not attained there, the objective says so.
+        curvature: (mu, L) with mu ≤ λ ≤ L for all eigenvalues λ of the Hessian (in one dimension, for f'') all over
+            the domain; the tightest such numbers unless the objective says otherwise.
         source: where the function comes from.
         minima: the local minima inside the domain, the lowest first. None is at the border, where the function may go
             lower still: only points where the gradient vanishes count.
@@ -71,7 +71,7 @@ def curvature(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[float, float]:
         x: a scalar tensor, or the d coordinates of a point, shape (d,).
 
     Raises:
-        TypeError: x is no floating-point tensor.
+        TypeError: x is no floating-point tensor; f is no function, or f(x) no tensor.
         ValueError: x is no point; f(x) is no scalar.
 
     >>> curvature(saddle, torch.tensor([0.3, -0.7]))
@@ -79,9 +79,13 @@ def curvature(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[float, float]:
     >>> curvature(lambda x: x**3, torch.tensor(0.5))
     (3.0, 3.0)
     """
+    if not callable(f):
+        raise TypeError(f"f: expected a function, got {f!r}")
     _check_point(x)
     if x.dim() > 1 or x.numel() == 0:
         raise ValueError(f"x: expected shape () or (d,), got {tuple(x.shape)}")
+    if not isinstance(value := f(x), Tensor):
+        raise TypeError(f"f: expected a tensor as value, got {type(value).__name__}")
     # Backward twice: torch.func.hessian goes forward too, and loading that warns in PyTorch 2.13.
     H = torch.func.jacrev(torch.func.jacrev(f))(x)
     if H.shape != 2 * x.shape:

@@ -22,7 +22,20 @@ from lessons_lib.figures import Bundle, define, serialise, to_png, to_svg, to_tr
 
 _VIEW = "application/vnd.jupyter.widget-view+json"
 # What a reader is shown for a parameter: its name in words, and the formula's symbol.
-LABELS = dict(lr=("learning rate", "η"), momentum=("momentum", "ρ"), batch_size=("batch size", "m"))
+LABELS = dict(
+    lr=("learning rate", "η"),
+    momentum=("momentum", "ρ"),  # of batch normalisation: the weight of the old average
+    beta=("momentum", "β"),  # of an optimiser: the weight of the old velocity
+    kappa=("condition number", "κ"),
+    damping=("part of the jump", "η"),
+    b=("batch size", "b"),
+    sigma=("noise", "σ"),
+    alpha=("power", "α"),
+    decay=("decay constant", "c"),
+    warmup_steps=("warm-up steps", "W"),
+    growth_rate=("growth rate", "k"),
+    num_layers=("layers", "L"),
+)
 
 
 def slider(draw: Callable[..., Figure], /, **values: Iterable) -> None:

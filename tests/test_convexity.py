@@ -12,7 +12,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.linalg import lstsq, orth
-from scipy.optimize import brentq, lsq_linear, minimize
+from scipy.optimize import brentq, lsq_linear, minimize, root
 from torch import Generator, Tensor, nn
 from torch.autograd import gradcheck
 
@@ -186,6 +186,14 @@ def test_theorem_intersection_is_convex(g: Generator, d: int) -> None:
         assert excess(lam * x + (1 - lam) * y) <= rounding(x, y)
 
 
+def test_counterexample_kidney_is_not_convex() -> None:
+    def kidney(x: Tensor) -> bool:  # a ball with a bite
+        return bool(x.norm() <= 1 and (x - tensor(0.8, 0)).norm() >= 0.7)
+
+    ends = tensor(0.5, 0.75), tensor(0.5, -0.75)
+    assert all(map(kidney, ends)) and not kidney((ends[0] + ends[1]) / 2)
+
+
 @cases(dims)
 def test_counterexample_union_of_disjoint_balls_is_not_convex(d: int) -> None:
     centre = 2 * torch.eye(d, dtype=F64)[0]
@@ -288,6 +296,33 @@ def test_counterexample_cosine_breaks_the_first_order_condition() -> None:
 
 
 @cases(generators, dims)
+def test_theorem_first_order_condition_where_it_holds_so_does_convexity(g: Generator, d: int) -> None:
+    difference = convex(g, d, SMOOTH), convex(g, d, SMOOTH)
+    f, x, y, lam = (lambda x: difference[0](x) - difference[1](x)), randn(g, d), randn(g, d), float(rand(g))
+    z = lam * x + (1 - lam) * y
+    above = [f(end) - f(z) - gradient(f, z) @ (end - z) for end in (x, y)]
+    gap, error = gap_on_segment(f, x, y, lam), rounding(*(part(end) for part in difference for end in (x, y, z)))
+    # As in the proof: the tangent's terms cancel. So a chord below f takes one of its ends below a tangent.
+    torch.testing.assert_close(lam * above[0] + (1 - lam) * above[1], gap, rtol=0, atol=error)
+    if gap < -error:
+        assert min(above) < 0
+
+
+@cases(generators, dims)
+def test_theorem_a_point_without_slope_is_a_global_minimum_of_a_convex_function(g: Generator, d: int) -> None:
+    tilted, x = convex(g, d), randn(g, d)
+    slope = gradient(tilted, x)
+
+    def f(x: Tensor) -> Tensor:
+        return tilted(x) - slope @ x
+
+    assert gradient(f, x).norm() <= rounding(slope)
+    for scale in (1e-2, 1, 10):
+        y = x + scale * randn(g, d)
+        assert f(y) >= f(x) - rounding(tilted(x), tilted(y), slope.norm() * y.norm(), slope.norm() * x.norm())
+
+
+@cases(generators, dims)
 def test_theorem_second_order_condition(g: Generator, d: int) -> None:
     f, x = convex(g, d, SMOOTH), randn(g, d)
     lam = torch.linalg.eigvalsh(hessian(f, x))
@@ -306,6 +341,35 @@ def test_theorem_second_order_condition_where_it_fails_so_does_jensen(g: Generat
 
     x = randn(g, d)
     torch.testing.assert_close(gap_on_segment(f, x + V[:, 0], x - V[:, 0], 0.5), lam[0] / 2, rtol=0, atol=1e-12)
+
+
+def tanh_network(g: Generator, d: int) -> tuple[Tensor, Tensor, Function]:
+    """W, v and Σ vᵢ tanh((W x + b)ᵢ), whose Hessian has eigenvalues of both signs."""
+    (W, b), v = affine(g, 6, d), randn(g, 6)
+    return W, v, lambda x: v @ torch.tanh(W @ x + b)
+
+
+@cases(generators, dims)
+def test_theorem_second_order_condition_where_it_holds_everywhere_so_does_jensen(g: Generator, d: int) -> None:
+    W, v, hills = tanh_network(g, d)
+    # |tanh''| is at most 4/√27, so the Hessian of the hills is at least −bend, and that of f at least 0.
+    bend = torch.linalg.eigvalsh(W.T * (v.abs() * 4 / 27**0.5) @ W)[-1]
+
+    def f(x: Tensor) -> Tensor:
+        return hills(x) + bend / 2 * x @ x
+
+    assert torch.linalg.eigvalsh(hessian(f, randn(g, d)))[0] >= -rounding(bend)
+    assert_convex(f, g, d)
+
+
+@cases(generators, dims)
+def test_theorem_second_order_condition_where_it_fails_so_does_jensen_nearby(g: Generator, d: int) -> None:
+    _, _, f = tanh_network(g, d)
+    x = randn(g, d)
+    lam, V = torch.linalg.eigh(hessian(f, x))
+    assume(lam[0] < -1e-2)
+    step = 1e-3 * V[:, 0]
+    assert gap_on_segment(f, x + step, x - step, 0.5) == pytest.approx(lam[0].item() * 1e-6 / 2, rel=0.1)
 
 
 def test_counterexample_strictly_convex_though_the_second_derivative_vanishes() -> None:
@@ -492,6 +556,111 @@ def test_theorem_saddle_point_is_where_an_independent_solver_stops(g: Generator,
     torch.testing.assert_close(problem.x(problem.alpha), torch.from_numpy(found.x), rtol=1e-5, atol=1e-5)
 
 
+class Optimal:
+    """Minimise ½ xᵀQx + bᵀx such that all cᵢ(x) ≤ 0: convex, smooth, with a known best point and its multipliers.
+
+    At `best` each constraint is met exactly, and pushes; only the last one is slack. `inwards` leaves all of them.
+    """
+
+    def __init__(self, g: Generator, d: int) -> None:
+        self.best, self.inwards = randn(g, d), randn(g, d)
+        tight = [self.constraint(g, convex(g, d, SMOOTH)) for _ in range(draw(g, 1, 3))]
+        slack, room = self.constraint(g, convex(g, d, SMOOTH)), rand(g) + 0.1
+        self.constraints = [*tight, lambda x: slack(x) - room]
+        self.alpha = torch.cat([2 * rand(g, len(tight)), torch.zeros(1, dtype=F64)])
+        self.Q = strong_quadratic(g, d)[0]
+        push = sum(a * gradient(c, self.best) for a, c in zip(self.alpha, self.constraints, strict=True))
+        self.b = -push - self.Q @ self.best  # the Karush–Kuhn–Tucker conditions
+        free = -torch.linalg.solve(self.Q, self.b)
+        self.m = self.f(free)
+        self.start = free
+
+    def constraint(self, g: Generator, q: Function) -> Function:
+        """q(x) − q(best), or its mirror image, whichever falls inwards."""
+        best, sign = self.best, -gradient(q, self.best).dot(self.inwards).sign()
+        return lambda x: q(best + sign * (x - best)) - q(best)
+
+    def f(self, x: Tensor) -> Tensor:
+        return x @ self.Q @ x / 2 + self.b @ x
+
+    def worst(self, x: Tensor) -> Tensor:
+        return torch.stack([c(x) for c in self.constraints]).amax()
+
+    def size(self, *points: Tensor) -> float:
+        """What the digits of f and of L at these points are relative to."""
+        terms = [[x @ self.Q @ x, self.b.norm() * x.norm()] for x in (self.best, *points)]
+        return rounding(*sum(terms, []), *(10 * self.alpha.sum() * c(x) for c in self.constraints for x in points))
+
+
+@cases(generators, dims)
+def test_theorem_karush_kuhn_tucker_point_is_a_best_one(g: Generator, d: int) -> None:
+    problem = Optimal(g, d)
+    L, best, alpha = lagrangian(problem.f, problem.constraints), problem.best, problem.alpha
+    error = problem.size()
+    assert gradient(lambda x: L(x, alpha), best).abs().max() <= 10 * error
+    assert abs(problem.worst(best)) <= error and problem.constraints[-1](best) < -0.09
+    torch.testing.assert_close(L(best, alpha), problem.f(best), rtol=0, atol=error)
+    for _ in range(5):
+        x, step = best + randn(g, d), problem.inwards + 0.3 * randn(g, d)
+        assert L(x, alpha) >= L(best, alpha) - problem.size(x)
+        t = 1.0
+        while problem.worst(best + t * step) > 0 and t > 1e-6:
+            t = t / 2
+        if t > 1e-6:  # else the step leads out of what is allowed
+            assert problem.f(best + t * step) >= problem.f(best) - problem.size(best + t * step)
+
+
+@cases(generators, dims)
+def test_theorem_karush_kuhn_tucker_point_is_where_an_independent_solver_stops(g: Generator, d: int) -> None:
+    problem = Optimal(g, d)
+
+    def constraint(c: Function) -> dict:
+        return dict(
+            type="ineq",
+            fun=lambda x: -c(torch.from_numpy(x)).item(),
+            jac=lambda x: -gradient(c, torch.from_numpy(x)).numpy(),
+        )
+
+    found = minimize(
+        lambda x: problem.f(torch.from_numpy(x)).item(),
+        (problem.best + 0.1 * randn(g, d)).numpy(),
+        jac=lambda x: gradient(problem.f, torch.from_numpy(x)).numpy(),
+        constraints=[constraint(c) for c in problem.constraints],
+        method="SLSQP",
+        options=dict(ftol=1e-14, maxiter=1000),
+    )
+    # It compares values: near the best point they say little of where it is.
+    x = torch.from_numpy(found.x)
+    assert problem.worst(x) <= 1e5 * problem.size(x)
+    assert abs(problem.f(x) - problem.f(problem.best)) <= 1e5 * problem.size(x)
+
+
+@settings(max_examples=10, deadline=None)
+@given(generators, dims)
+def test_theorem_penalties_of_several_constraints(g: Generator, d: int) -> None:
+    problem = Optimal(g, d)
+    f_best, x = problem.f(problem.best), problem.start
+    last_cost, last_f = INF, -INF
+    for weight in (0.01, 0.1, 1.0, 10.0):
+        x = newton(penalised(problem.f, problem.constraints, weight), x)
+        cost = penalised(lambda x: 0 * x.sum(), problem.constraints, 1.0)(x)
+        # The gradient at x is below 1e-9 and the curvature at least 0.1: x is off by 1e-8 at most.
+        error = 1e5 * problem.size(x)
+        assert cost <= last_cost + error
+        assert last_f - error <= problem.f(x) <= f_best + error
+        assert cost <= (f_best - problem.m) / weight + error
+        last_cost, last_f = cost, problem.f(x)
+
+
+@pytest.mark.parametrize("weight", [1.0, 10.0, 100.0, 1e4])
+def test_counterexample_without_a_multiplier_weight_times_violation_has_no_limit(weight: float) -> None:
+    F = penalised(lambda x: x, [torch.square], weight)  # x with x² ≤ 0: only 0 is allowed
+    x = -((2 * torch.tensor(weight, dtype=F64)) ** (-1 / 3))
+    assert abs(gradient(F, x)) < 1e-14 and hessian(F, x) > 0
+    assert weight * x**2 == pytest.approx((weight / 4) ** (1 / 3))  # 0.63, 1.36, 2.92, 13.6
+    assert gradient(torch.square, tensor(0)[0]) == 0  # so no multiplier makes up for the slope of 1
+
+
 @cases(generators, dims)
 def test_theorem_penalties_approach_the_constraint_from_outside(g: Generator, d: int) -> None:
     problem = Constrained(g, d)
@@ -507,6 +676,7 @@ def test_theorem_penalties_approach_the_constraint_from_outside(g: Generator, d:
         assert slope.norm() <= rounding(problem.size(), weight * problem.a.square().sum() * problem.needed)
         torch.testing.assert_close(weight * problem.c(x), alpha, rtol=0, atol=weight * error)
         assert 0 < problem.c(x) < violations[-1]
+        assert problem.c(x) ** 2 / 2 <= (best - problem.f(problem.x(0.0)) + error) / weight
         assert values[-1] <= problem.f(x) + error and problem.f(x) <= best + error
         assert abs(alpha - problem.alpha) < distances[-1]
         violations.append(problem.c(x))
@@ -562,24 +732,36 @@ def test_penalised_and_lagrangian_take_a_grid_of_points() -> None:
 
 
 class Projection:
-    """One of the four onto a random set in d dimensions of about the size `scale`, and random points of that set."""
+    """One of the four onto a random set in d dimensions of about the size `scale`, and random points of that set.
+
+    `corner()` is a point of its border, with a direction from there that leads away from the whole set.
+    """
 
     def __init__(self, name: str, g: Generator, d: int, scale: float = 1.0, dtype: torch.dtype = F64) -> None:
         size = scale * float(0.1 + rand(g))
         if name == "ball":
             self.project = lambda x: project_ball(x, size)
             self.member = lambda: size * rand(g) * nn.functional.normalize(randn(g, d), dim=0)
+            self.corner = lambda: (u := size * nn.functional.normalize(randn(g, d), dim=0), u)
         elif name == "box":
             low, high = (scale * randn(g, 2, d)).sort(0).values.to(dtype)
             self.project = lambda x: project_box(x, low, high)
             self.member = lambda: low + rand(g, d) * (high - low)
+            side = torch.randint(-1, 2, (d,), generator=g).to(dtype)  # at the lower bound, at none, at the upper
+            middle = (low + high) / 2
+            bound = torch.where(side < 0, low, torch.where(side > 0, high, middle))
+            self.corner = lambda: (bound, scale * rand(g, d) * side)
         elif name == "simplex":
             self.project = lambda x: project_simplex(x, size)
             self.member = lambda: size * random_weights(g, d)
+            corner = self.member()
+            self.corner = lambda: (corner, scale * (randn(g) - rand(g, d) * (corner == 0)))
         else:
             A = randn(g, d, draw(g, 1, d)).to(dtype)
             self.project = lambda x: project_subspace(x, A)
             self.member = lambda: scale * A @ randn(g, A.shape[1])
+            normals = torch.linalg.qr(A, mode="complete").Q[:, A.shape[1] :]
+            self.corner = lambda: (self.member(), scale * normals @ randn(g, normals.shape[1]).to(dtype))
 
 
 projections = pytest.mark.parametrize("name", ["ball", "box", "simplex", "subspace"])
@@ -597,6 +779,39 @@ def test_theorem_projection_is_the_nearest_point(name: str, g: Generator, d: int
         size = 20 * EPS * (x.norm() + nearest.norm() + z.norm())
         assert to_x @ to_z <= size * (to_x.norm() + to_z.norm())
         assert to_x.norm() <= (x - z).norm() + size
+
+
+@projections
+@cases(generators, dims, scales)
+def test_theorem_projection_is_the_only_nearest_point(name: str, g: Generator, d: int, scale: float) -> None:
+    P, x = Projection(name, g, d, scale), 2 * scale * randn(g, d)
+    p = P.project(x)
+    for z in (P.member(), p + 1e-3 * (P.member() - p)):
+        size = 20 * EPS * (x.norm() + p.norm() + z.norm()) ** 2
+        assert (x - z) @ (x - z) >= (x - p) @ (x - p) + (z - p) @ (z - p) - size  # as the theorem's angle says
+
+
+@projections
+@cases(generators, dims, scales)
+def test_theorem_a_point_with_the_whole_set_behind_it_is_the_projection(
+    name: str, g: Generator, d: int, scale: float
+) -> None:
+    P = Projection(name, g, d, scale)
+    p, outwards = P.corner()
+    for _ in range(5):
+        z = P.member()
+        size = 20 * EPS * (p.norm() + z.norm()) * (outwards.norm() + scale)
+        assert outwards @ (z - p) <= size
+    for t in (1e-3, 1.0, 10.0):
+        x = p + t * outwards
+        torch.testing.assert_close(P.project(x), p, rtol=0, atol=20 * EPS * float(x.norm() + p.norm() + scale))
+
+
+def test_counterexample_a_circle_s_centre_has_no_single_nearest_point() -> None:
+    points = torch.stack([torch.linspace(0, 6, 7, dtype=F64).cos(), torch.linspace(0, 6, 7, dtype=F64).sin()], 1)
+    torch.testing.assert_close(points.norm(dim=1), torch.ones(7, dtype=F64))  # seven points, all equally near 0
+    # Nor does any have the rest of the circle behind it, as seen from the centre: the opposite point lies on 0's side.
+    assert all(-p @ (-p - p) > 0 for p in points)
 
 
 @projections
@@ -634,6 +849,27 @@ def test_project_ball_as_a_root_finder_finds_it(g: Generator, d: int, scale: flo
     torch.testing.assert_close(project_ball(x, radius), x / (1 + alpha), rtol=1e-13, atol=0)
 
 
+@cases(generators, dims, scales, st.floats(0.01, 100))
+def test_project_ball_as_sequential_programming_finds_it(g: Generator, d: int, scale: float, ratio: float) -> None:
+    x = ratio * nn.functional.normalize(randn(g, d), dim=0).numpy()
+    assume(not 1 - 1e-5 < ratio < 1)  # or it is not to be told whether the constraint pushes
+    found = minimize(
+        lambda z: ((z - x) ** 2).sum() / 2,
+        torch.full((d,), 0.1).double().numpy(),
+        jac=lambda z: z - x,
+        constraints=dict(type="ineq", fun=lambda z: (1 - z @ z) / 2, jac=lambda z: -z),
+        method="SLSQP",
+        options=dict(ftol=1e-16, maxiter=1000),
+    ).x
+    # As near as differences of squared distances show, about 1e-7. To come nearer, solve for a vanishing gradient of
+    # the Lagrangian, in z and the multiplier, where the solver stopped at the border.
+    if found @ found > 1 - 1e-6:
+        start = torch.tensor([*found, (x - found) @ found], dtype=F64).numpy()
+        found = root(lambda z: [*(z[:-1] - x + z[-1] * z[:-1]), (z[:-1] @ z[:-1] - 1) / 2], start, tol=1e-14).x[:-1]
+    got = project_ball(scale * torch.from_numpy(x), scale) / scale
+    torch.testing.assert_close(got, torch.from_numpy(found), rtol=0, atol=1e-8)
+
+
 @cases(generators, dims, scales)
 def test_project_box_as_bounded_least_squares_finds_it(g: Generator, d: int, scale: float) -> None:
     x = randn(g, d)
@@ -668,8 +904,7 @@ def test_project_simplex_as_sequential_programming_finds_it(g: Generator, d: int
         method="SLSQP",
         options=dict(ftol=1e-16, maxiter=1000),
     )
-    # An error of 1e-8 in z changes the squared distance by its square: all that the solver can see.
-    torch.testing.assert_close(project_simplex(torch.from_numpy(x)), torch.from_numpy(found.x), rtol=0, atol=1e-7)
+    torch.testing.assert_close(project_simplex(torch.from_numpy(x)), torch.from_numpy(found.x), rtol=0, atol=1e-8)
 
 
 @cases(generators, dims, dims, dims, scales)
@@ -1028,6 +1263,25 @@ def test_jensen_gap_takes_weights_whose_sum_is_rounded(g: Generator, k: int, dty
 def test_jensen_gap_wants_a_function_with_a_scalar_as_value() -> None:
     with pytest.raises(ValueError, match=r"f: expected a scalar as value, got shape \(3,\)"):
         jensen_gap(torch.square, torch.ones(2, 3), torch.tensor([0.5, 0.5]))
+
+
+def test_jensen_gap_wants_a_function_with_a_tensor_as_value() -> None:
+    with pytest.raises(TypeError, match="^f: expected a function, got 3$"):
+        jensen_gap(3, torch.ones(2), torch.tensor([0.5, 0.5]))
+    for value, came in ((1.0, "float"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"^f: expected a tensor as value, got {came}$"):
+            jensen_gap(lambda x, value=value: value, torch.ones(2), torch.tensor([0.5, 0.5]))
+
+
+def test_penalised_and_lagrangian_want_tensors_as_values() -> None:
+    x, alpha = torch.tensor(1.0), torch.ones(1)
+    for make in (lambda f, c: penalised(f, [c], 1.0)(x), lambda f, c: lagrangian(f, [c])(x, alpha)):
+        with pytest.raises(TypeError, match="^constraints: expected a tensor as value, got int$"):
+            make(torch.square, lambda x: 2)
+        with pytest.raises(TypeError, match="^f: expected a tensor as value, got float$"):
+            make(lambda x: 2.0, torch.square)
+    with pytest.raises(TypeError, match="^f: expected a tensor as value, got float$"):
+        penalised(lambda x: 2.0, [], 1.0)(x)
 
 
 @pytest.mark.parametrize("make", [lagrangian, lambda f, constraints: penalised(f, constraints, 1.0)])

@@ -47,6 +47,13 @@ class Quadratic:
         return self.U[:, self.lam == lam][:, 0]
 
 
+# Log-sum-exp at z has along u the third derivative E(uᵢ - ū)³, with the softmax of z as weights. Among the weights with
+# a given mean ū, in which both are linear, it is largest where all are 0 but two. With these it is p (1 - p) (1 - 2p)
+# times the cube of their uᵢ's difference: at most SKEW times the cube of the largest difference. A symmetric trilinear
+# form is largest where its three arguments are equal: so this bounds the change of the Hessian, too.
+SKEW = 1 / (6 * math.sqrt(3))
+
+
 class SoftmaxRegression:
     """Cross-entropy of scores X W on random data, plus ½ mu |W|²; W comes flat."""
 
@@ -56,6 +63,8 @@ class SoftmaxRegression:
         self.mu = mu
         # The Hessian of log-sum-exp, diag(p) - p pᵀ, has eigenvalues between 0 and ½.
         self.L = mu + torch.linalg.matrix_norm(self.X, 2).item() ** 2 / 20 / 2
+        # Two columns of a direction of length 1 differ by at most √2; see SKEW.
+        self.M = SKEW * (math.sqrt(2) * self.X.norm(dim=1)).pow(3).mean().item()
 
     def __call__(self, w: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(self.X @ w.view(self.shape), self.y) + self.mu / 2 * (w @ w)
@@ -216,6 +225,8 @@ class LogSumExp:
 
     def __init__(self, seed: int, d: int, mu: float) -> None:
         self.A, self.b, self.mu = randn(seed, 8, d), randn(seed + 1, 8), mu
+        self.L = mu + torch.linalg.matrix_norm(self.A, 2).item() ** 2 / 2
+        self.M = SKEW * torch.pdist(self.A).max().item() ** 3
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.logsumexp(self.A @ x + self.b, 0) + self.mu / 2 * (x @ x)
@@ -232,6 +243,12 @@ class LogSumExp:
 
     def p(self, x: np.ndarray) -> np.ndarray:
         return scipy.special.softmax(self.A.numpy() @ x + self.b.numpy())
+
+    @cached_property
+    def minimum(self) -> Tensor:
+        x = minimum_by_newton(self, torch.zeros(self.A.shape[1]))
+        assert gradient(self, x).norm() < 1e-13
+        return x
 
 
 log_sum_exps = st.builds(LogSumExp, seeds, sizes, st.floats(0.1, 2))
@@ -386,8 +403,11 @@ def test_theorem_best_constant_rate_is_attained(lam: list[float], seed: int) -> 
 
 
 @check
-@given(f=quadratics, seed=seeds, share=st.floats(0.05, 0.95))
-def test_theorem_descent_on_a_quadratic_converges_below_2_over_l(f: Quadratic, seed: int, share: float) -> None:
+@given(f=strongly_convex | log_sum_exps, seed=seeds, share=st.floats(0.05, 0.95))
+def test_theorem_descent_converges_below_2_over_l(
+    f: Quadratic | SoftmaxRegression | LogSumExp, seed: int, share: float
+) -> None:
+    """|x_{k+1} - x*| ≤ max(|1 - η μ|, |1 - η L|) |x_k - x*| for every η below 2 / L."""
     x0, lr = f.minimum + randn(seed, len(f.minimum)), share * 2 / f.L
     factor = max(abs(1 - lr * f.mu), abs(1 - lr * f.L))
     assert factor < 1
@@ -417,7 +437,7 @@ def test_theorem_descent_on_a_quadratic_diverges_from_2_over_l(f: Quadratic, sha
 def test_theorem_newton_converges_quadratically(mu: float, data: list[tuple[float, float]], x0: float) -> None:
     """|e_{k+1}| ≤ M / (2 μ) |e_k|², M the Lipschitz constant of f'', on ½ μ x² + Σ log(1 + exp(a x + b))."""
     a, b = torch.tensor(data, dtype=torch.float64).T
-    M = (a.abs() ** 3).sum() / (6 * math.sqrt(3))  # |σ''| is at most 1 / (6 √3)
+    M = (a.abs() ** 3).sum() * SKEW
 
     def slope(x: float) -> float:
         return mu * x + (a * torch.sigmoid(a * x + b)).sum().item()
@@ -427,6 +447,18 @@ def test_theorem_newton_converges_quadratically(mu: float, data: list[tuple[floa
     x = newton(lambda x: mu / 2 * x**2 + torch.logaddexp(a * x + b, torch.zeros(())).sum(), x0, steps=6)
     e = (x - minimum).abs()
     bounded(e[1:], M / (2 * mu) * e[:-1] ** 2, max(reach, e[1:].max().item()))
+
+
+@check
+@given(f=log_sum_exps | regressions, seed=seeds, share=st.floats(0.01, 0.95))
+def test_theorem_newton_converges_quadratically_in_many_dimensions(
+    f: LogSumExp | SoftmaxRegression, seed: int, share: float
+) -> None:
+    """The same with norms, M the Lipschitz constant of the Hessian, from within 2 μ / M of the minimum."""
+    away = randn(seed, len(f.minimum))
+    x0 = f.minimum + share * 2 * f.mu / f.M * away / away.norm()
+    e = distances(newton(f, x0, steps=8), f.minimum)
+    bounded(e[1:], f.M / (2 * f.mu) * e[:-1] ** 2, f.L / f.mu)
 
 
 # With momentum β and rate η an error e on an axis of curvature λ goes as e_{k+1} = (1 + β - η λ) e_k - β e_{k-1}. For

@@ -16,7 +16,7 @@ from tools.notebooks import ROOT, read
 
 LESSONS = [Path(chapter["file"]).name for chapter in yaml.safe_load((ROOT / "_toc.yml").read_text())["chapters"]]
 LESSONS = [stem for stem in LESSONS if (ROOT / f"book/{stem}.ipynb").exists()]
-MODULES = dict(optimization="objectives")  # a lesson whose module is shared bears another name
+MODULES = dict(optimization="objectives", minibatch_sgd="minibatch")  # modules that bear another name
 CHINESE = r"[\u4e00-\u9fff]+"
 
 

@@ -541,6 +541,13 @@ def test_curvature_of_a_function_of_one_number() -> None:
     assert curvature(lambda x: 7 * x, torch.tensor(0.5)) == (0.0, 0.0)
 
 
+def test_curvature_refuses_what_is_no_function_with_a_tensor_as_value() -> None:
+    with pytest.raises(TypeError, match="^f: expected a function, got 3$"):
+        curvature(3, torch.ones(2))
+    with pytest.raises(TypeError, match="^f: expected a tensor as value, got float$"):
+        curvature(lambda x: 1.0, torch.ones(2))
+
+
 def test_curvature_refuses_what_is_no_point() -> None:
     for x, came in [(1.0, "float"), (torch.tensor(1), "torch.int64")]:
         with pytest.raises(TypeError, match=f"^x: expected a floating-point tensor, got {came}$"):
@@ -555,3 +562,91 @@ def test_curvature_refuses_a_function_without_a_scalar_as_value() -> None:
         curvature(square, torch.zeros(3))
     with pytest.raises(ValueError, match=r"^f: expected a scalar as value, got shape \(1,\)$"):
         curvature(lambda x: x.reshape(1), torch.tensor(1.0))
+
+
+# The theorems of the lesson on optimisation, on random functions in several dimensions
+
+dims = st.integers(1, 8)
+
+
+def randn(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+@given(d=dims, seed=seeds)
+@settings(deadline=None, max_examples=50)
+def test_theorem_where_there_is_a_slope_a_small_enough_step_goes_down(d: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    W, b, v, x = randn(generator, 8, d), randn(generator, 8), randn(generator, 8), randn(generator, d)
+
+    def f(x: Tensor) -> Tensor:
+        return torch.tanh(W @ x + b) @ v
+
+    # |tanh''| is at most 4/√27, so that of f along a line at most L; a step of size 1/L falls by |∇f|² / 2L or more.
+    L = np.linalg.eigvalsh((W.T * (v.abs() * 4 / 27**0.5) @ W).numpy())[-1]
+    slope = grad(f)(x)
+    for rate in (1 / L, 0.1 / L, 1e-3 / L):
+        assert f(x - rate * slope) <= f(x) - rate / 2 * slope @ slope + 1e-14 * v.abs().sum()
+
+
+@given(d=dims, seed=seeds)
+@settings(deadline=None, max_examples=20)
+def test_theorem_at_a_local_minimum_found_without_slopes_there_is_none(d: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    W, b, v = randn(generator, 4, d), randn(generator, 4), randn(generator, 4)
+
+    def f(x: Tensor) -> Tensor:
+        return torch.tanh(W @ x + b) @ v + x @ x / 2
+
+    found = minimize(
+        lambda x: f(torch.from_numpy(x)).item(),
+        randn(generator, d).numpy(),
+        method="Powell",  # by comparing values alone
+        options=dict(xtol=1e-10, ftol=1e-15, maxiter=100_000),
+    )
+    assert grad(f)(torch.from_numpy(found.x)).norm() < 1e-4
+
+
+def test_counterexample_a_minimum_at_the_border_and_a_stationary_point_that_is_none() -> None:
+    x = torch.linspace(-2, 2, 401, dtype=torch.float64)
+    assert cube(x).argmin() == 0 and grad(cube)(x[0]) == 12
+    zero = torch.zeros((), dtype=torch.float64)
+    assert grad(cube)(zero) == 0 and cube(zero - 1e-3) < cube(zero) < cube(zero + 1e-3)
+
+
+@given(d=dims, seed=seeds, kind=st.sampled_from(["minimum", "maximum", "saddle point"]))
+@settings(deadline=None, max_examples=50)
+def test_theorem_the_signs_of_the_eigenvalues_say_what_a_stationary_point_is(d: int, seed: int, kind: str) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    Q = torch.linalg.qr(randn(generator, d, d)).Q
+    lam = 0.5 + 2 * torch.rand(d, dtype=torch.float64, generator=generator)
+    lam = -lam if kind == "maximum" else lam
+    if kind == "saddle point":
+        d = max(d, 2)
+        Q, lam = torch.linalg.qr(randn(generator, d, d)).Q, torch.linspace(-1.5, 1.75, d, dtype=torch.float64)
+    x, W, v = randn(generator, d), randn(generator, 5, d), randn(generator, 5)
+
+    def f(z: Tensor) -> Tensor:
+        along = Q.T @ (z - x)
+        return 3 + (lam * along**2).sum() / 2 + v @ (W @ (z - x)) ** 3
+
+    assert grad(f)(x).norm() == 0
+    assert curvature(f, x) == pytest.approx((lam.min().item(), lam.max().item()), rel=1e-12)
+    # Within this radius the cubes are less than a tenth of the least of the squares.
+    radius = 0.05 * lam.abs().min() / (v.abs() @ W.norm(dim=1) ** 3)
+    directions = torch.cat([Q.T, -Q.T, torch.nn.functional.normalize(randn(generator, 50, d))])
+    for size in (radius, 0.1 * radius):
+        change = torch.stack([f(x + size * u) - f(x) for u in directions])
+        if kind == "minimum":
+            assert (change > 0).all()
+        elif kind == "maximum":
+            assert (change < 0).all()
+        else:
+            assert change[lam.argmin()] < 0 < change[lam.argmax()]
+
+
+def test_counterexample_with_eigenvalue_zero_a_stationary_point_may_be_anything() -> None:
+    near = torch.tensor([-1e-3, 1e-3], dtype=torch.float64)
+    for f, signs in [(lambda x: x**4, [1, 1]), (lambda x: -(x**4), [-1, -1]), (cube, [-1, 1])]:
+        assert curvature(f, near[0] * 0) == (0, 0) and grad(f)(near[0] * 0) == 0
+        assert f(near).sign().tolist() == signs

@@ -114,17 +114,15 @@ def test_the_first_parameter_turns_slowest() -> None:
 
 
 def test_parameters_say_what_a_reader_sees_and_where_each_slider_starts() -> None:
-    def four(momentum: float, lr: float = 0.3, num_layers: int = 20, act: str = "ReLU") -> Figure:
+    def four(momentum: float, lr: float = 0.3, num_runs: int = 20, act: str = "ReLU") -> Figure:
         """A line that falls as fast as the learning rate says."""
         return draw(lr)
 
-    html = page(
-        four, lr=np.linspace(0.1, 0.3, 3), momentum=(0, 0.9), num_layers=range(10, 30, 10), act=["tanh", "ReLU"]
-    )
+    html = page(four, lr=np.linspace(0.1, 0.3, 3), momentum=(0, 0.9), num_runs=range(10, 30, 10), act=["tanh", "ReLU"])
     assert parameters(html) == [
         dict(name="lr", label="learning rate η", values=["η = 0.1", "η = 0.2", "η = 0.3"], start=2),
         dict(name="momentum", label="momentum ρ", values=["ρ = 0", "ρ = 0.9"], start=0),
-        dict(name="num_layers", label="num layers", values=["10", "20"], start=1),
+        dict(name="num_runs", label="num runs", values=["10", "20"], start=1),
         dict(name="act", label="act", values=["tanh", "ReLU"], start=1),
     ]
 

@@ -73,6 +73,23 @@ CHECKS = {
                 || label.top < figure.top - 1 || label.bottom > figure.bottom + 1);
         })
         .map((e) => `${e.textContent} (${e.ownerSVGElement.getAttribute("aria-label")})`)""",
+    # A formula may be wider than its box if it scrolls there. Those in a folded solution count as well.
+    "a formula that is cut off": """() => {
+        const folded = [...document.querySelectorAll("details:not([open])")];
+        folded.forEach((e) => { e.open = true; });
+        const hides = (e) => getComputedStyle(e).overflowX === "hidden";
+        const scrolls = (e) => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
+        const inside = (part, box) => part.left > box.left - 1 && part.right < box.right + 1;
+        const found = [...document.querySelectorAll("mjx-container")].filter((e) => {
+            let box = e.parentElement;
+            while (box && !hides(box)) box = box.parentElement;
+            const edges = box?.getBoundingClientRect();
+            if (!box || (scrolls(e) && inside(e.getBoundingClientRect(), edges))) return false;
+            return [...e.querySelectorAll("mjx-c")].some((c) => !inside(c.getBoundingClientRect(), edges));
+        }).map((e) => (e.querySelector("mjx-assistive-mml") ?? e).textContent);
+        folded.forEach((e) => { e.open = false; });
+        return found;
+    }""",
     "a scroll bar below": """() => {
         const wide = document.documentElement.scrollWidth - innerWidth;
         return wide > 1 ? [`${wide} px too wide for ${innerWidth} px`] : [];
@@ -99,6 +116,13 @@ def test_a_page_can_be_read(path: str, new_page: Callable[..., Page]) -> None:
     assert found == {}
 
 
+# As a long formula in a sentence on a phone.
+CUT_OFF = (
+    '<div style="display: flex; overflow: hidden; width: 20px"><mjx-container>'
+    '<mjx-c style="display: inline-block; width: 40px"></mjx-c></mjx-container></div>'
+)
+
+
 def figure(inside: str) -> str:
     return f'<svg class="lesson-figure" aria-label="A figure" width="9" height="9">{inside}</svg>'
 
@@ -119,6 +143,9 @@ def figure(inside: str) -> str:
         ("a figure's faint ink", figure('<text y="8" style="fill: #333; font-size: 5px">a</text>')),
         ("a figure's faint ink", figure('<path d="M 0 0 L 3 3" style="fill: none; stroke: #000">a</path>')),
         ("a figure's label that is cut off", figure('<text x="-5" y="8" fill="white" font-size="8">a</text>')),
+        ("a formula that is cut off", CUT_OFF),
+        ("a formula that is cut off", f"<details>{CUT_OFF}</details>"),
+        ("a formula that is cut off", CUT_OFF.replace("hidden", "hidden; flex-direction: row-reverse")),
         ("a scroll bar below", '<p style="width: 9999px">a</p>'),
     ],
 )
@@ -133,6 +160,8 @@ def test_each_check_finds_its_fault(name: str, html: str, page: Page) -> None:
         r"<p><code>$x$</code> and 3 \ 4</p><pre>\tag{1}</pre><h1>a</h1>",
         figure('<text y="8" fill="white" font-size="5">a</text><path d="M 0 0" opacity="0.5" stroke="#333" />'),
         '<div class="cell_output"><p>a</p></div><svg aria-hidden="true"></svg>',
+        CUT_OFF.replace("width: 40px", "width: 9px"),
+        CUT_OFF.replace("<mjx-container>", '<mjx-container style="display: block; overflow-x: auto; width: 9px">'),
     ],
 )
 def test_no_check_finds_a_fault_where_there_is_none(html: str, page: Page) -> None:
