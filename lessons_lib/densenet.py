@@ -27,8 +27,8 @@ class DenseBlock(nn.Module):
         growth_rate: channels that each layer adds.
         bottleneck: let batch normalisation, ReLU and a 1×1 convolution to 4 · growth_rate channels go first in f.
         lean: keep no [X, f(X)] for the backward pass, but compute each again there: memory grows linearly instead of
-            quadratically with num_layers, for nearly a second forward pass. Outputs, gradients, running averages and
-            the names in the `state_dict` stay the same.
+            quadratically with num_layers, for a second run of all but the last convolution of each layer. Outputs,
+            gradients, running averages and the names in the `state_dict` stay the same.
 
     Raises:
         TypeError: a size is not an int.
@@ -222,13 +222,15 @@ def densenet121(num_classes: int = 10, in_channels: int = 1) -> DenseNet:
     return DenseNet((6, 12, 24, 16), 32, num_classes, in_channels, stem_channels=64, bottleneck=True)
 
 
-def small_densenet(num_classes: int = 10, in_channels: int = 1) -> DenseNet:
+def small_densenet(num_classes: int = 10, in_channels: int = 1, *, lean: bool = False) -> DenseNet:
     """The net that the lesson trains on 28×28 images: 14 layers, fewer than 100,000 parameters.
+
+    Args, errors: as for `DenseNet`.
 
     >>> small_densenet()(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
-    return DenseNet((2, 4, 4), 16, num_classes, in_channels, stem_channels=32, stem_stride=2)
+    return DenseNet((2, 4, 4), 16, num_classes, in_channels, stem_channels=32, stem_stride=2, lean=lean)
 
 
 def bn_relu_conv(in_channels: int, out_channels: int, kernel_size: int) -> list[nn.Module]:

@@ -12,11 +12,11 @@ import os
 import runpy
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from inspect import getsource
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from textwrap import dedent
 from threading import Thread
@@ -50,7 +50,8 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
 
     Raises:
         ValueError: num_processes is below 1.
-        TypeError: worker is no function with a name and a source, an argument no string, num_processes no int.
+        TypeError: worker is no function with a name and a source, or it returns something else; an argument is no
+            string, num_processes no int.
         RuntimeError: a process failed or was killed; the message is torchrun's account of it. However the call ends,
             killed or interrupted, its processes end with it.
 
@@ -79,20 +80,29 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
     with TemporaryDirectory() as folder:
         Path(folder, "worker.py").write_text(source, "utf-8")
         command += [f"--nproc-per-node={num_processes}", f"--log-dir={folder}", "-m", "lessons_lib.minibatch"]
-        command += [str(os.getpid()), folder, name, *args]
-        env = _environment(num_processes)
-        with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        command += [folder, name, *args]
+        errors = Path(folder, "errors.txt")
+        # The new processes inherit stdin. Nothing is written to it; it ends when this block or this process does.
+        with (
+            errors.open("w") as stderr,
+            subprocess.Popen(command, env=_environment(num_processes), stdin=subprocess.PIPE, stderr=stderr) as process,
+        ):
             try:
-                errors = process.communicate()[1]
+                process.wait()
             finally:
                 process.terminate()  # if it still runs, it ends its own processes too
         for rank in range(num_processes):
             if (printed := Path(folder, f"{rank}.txt")).exists():
                 print(printed.read_text("utf-8"), end="")
         if process.returncode:
-            raise RuntimeError(f"{name} failed in one of {num_processes} processes:\n{_account(errors)}")
-        paths = (Path(folder, f"{rank}.pt") for rank in range(num_processes))
-        return [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
+            account = _account(errors.read_text("utf-8")) or f"torchrun itself ended with {process.returncode}"
+            raise RuntimeError(f"{name} failed in one of {num_processes} processes:\n{account}")
+        try:
+            paths = (Path(folder, f"{rank}.pt") for rank in range(num_processes))
+            return [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
+        except UnpicklingError as error:
+            message = f"worker: expected {name} to return tensors, numbers, strings, or lists and dicts of them"
+            raise TypeError(f"{message}: {error}") from error
 
 
 def average_gradients(net: nn.Module) -> None:
@@ -186,19 +196,16 @@ def _account(errors: str) -> str:
     return errors.rpartition("ChildFailedError:")[2].strip() or errors
 
 
-def _end_with(pid: int) -> None:
-    """End this process when that one has ended, which may have been killed and had no chance to clean up."""
-    with suppress(ProcessLookupError):
-        while True:
-            os.kill(pid, 0)  # sends nothing
-            time.sleep(1)
+def _end_with_the_caller() -> None:
+    """End this process when the caller's end of stdin closes. A caller that is killed has no chance to clean up."""
+    os.read(0, 1)
     os._exit(1)
 
 
 @record  # so that torchrun's account has the traceback
-def _run(caller: str, folder: str, name: str, *args: str) -> None:
+def _run(folder: str, name: str, *args: str) -> None:
     """What each new process does."""
-    Thread(target=_end_with, args=(int(caller),), daemon=True).start()
+    Thread(target=_end_with_the_caller, daemon=True).start()
     worker = runpy.run_path(str(Path(folder, "worker.py")))[name]
     gpu = torch.cuda.is_available()
     if gpu:

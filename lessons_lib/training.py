@@ -59,8 +59,8 @@ def train(
         momentum: the weight of the old velocity, in [0, 1); v ← momentum v + gradient, then w ← w − lr v.
         weight_decay: adds weight_decay · w to the gradient of each parameter w. Not negative.
         num_epochs: passes over the training set. At least 1.
-        batch_size: examples a step, of all processes together. At least 1. The last, smaller batch of an epoch counts
-            too.
+        batch_size: examples a step, of all processes together, from 1 to all. The last, smaller batch of an epoch
+            counts too.
         seed: fixes the order of the examples; the net's own start is the caller's to fix.
         checkpoint: a file. If it exists, the run that wrote it goes on; it is replaced after each epoch. Interrupted at
             any point, called again with the same arguments, the run ends as it would have without interruption.
@@ -71,7 +71,7 @@ def train(
     Raises:
         ValueError: a number is out of range, at the latest at the step for which a schedule returns it; a set is empty;
             a batch has fewer examples than there are processes; checkpoint is no whole file of ours, or of a run with
-            other settings or another net.
+            other settings, another net or more epochs.
         TypeError: one is no number or no int; a set is no `TensorDataset`; checkpoint is no path.
 
     >>> X, y = torch.randn(64, 2), torch.randint(2, (64,))
@@ -93,10 +93,13 @@ def train(
     _check_set("train_set", train_set)
     if test_set is not None:
         _check_set("test_set", test_set)
+    if batch_size > len(train_set):
+        raise ValueError(f"batch_size: expected at most the {len(train_set)} examples of train_set, got {batch_size}")
     rank, world = place()
     smallest = len(train_set) % batch_size or batch_size
     if smallest < world:
         raise ValueError(f"batch_size: expected {world} or more examples in every batch, got one of {smallest}")
+    momentum, weight_decay = float(momentum), float(weight_decay)  # NumPy's floats would spoil a checkpoint
     settings = dict(momentum=momentum, weight_decay=weight_decay, batch_size=batch_size, seed=seed)
     run = _Checkpoint(checkpoint, settings | dict(examples=len(train_set), processes=world))
     home = next(net.parameters()).device
@@ -110,6 +113,8 @@ def train(
     num_steps = num_epochs * -(-len(X) // batch_size)
     try:
         run.restore(net, optimizer, order, history)
+        if len(history.loss) > num_steps:
+            raise ValueError(f"num_epochs: the checkpoint has {len(history.loss)} steps, and {num_steps} are asked for")
         model = DistributedDataParallel(net) if world > 1 else net
         silent = dict(disable=True) if rank else {}
         with tqdm(total=num_steps, initial=len(history.loss), leave=False, **silent) as progress:
@@ -124,10 +129,10 @@ def train(
                     loss.backward()
                     rate = schedule(len(history.loss))
                     check_rate(rate)
-                    optimizer.param_groups[0]["lr"] = rate
+                    optimizer.param_groups[0]["lr"] = float(rate)
                     optimizer.step()
                     history.loss.append(_mean_over_processes(loss))
-                    history.lr.append(rate)
+                    history.lr.append(optimizer.param_groups[0]["lr"])  # what the step has used
                     progress.update()
                 if test_set is not None:
                     test_loss, test_acc = evaluate(net, test_set)
@@ -241,12 +246,12 @@ class _Checkpoint:
         data = io.BytesIO(self.path.read_bytes())
         try:
             state = torch.load(data, map_location="cpu", weights_only=True)
-            settings, generators = state["settings"], state["generators"]
+            settings, generators = dict(state["settings"]), state["generators"]
         except Exception as error:  # a damaged file fails in a dozen ways
             raise ValueError(f"checkpoint: {self.path} is no whole checkpoint of ours; it stays as it is") from error
         for name, value in self.settings.items():
-            if settings[name] != value:
-                raise ValueError(f"checkpoint: {self.path} is of a run with {name} {settings[name]}, not {value}")
+            if settings.get(name) != value:
+                raise ValueError(f"checkpoint: {self.path} is of a run with {name} {settings.get(name)}, not {value}")
         try:
             net.load_state_dict(state["net"])
         except RuntimeError as error:
@@ -254,16 +259,16 @@ class _Checkpoint:
         optimizer.load_state_dict(state["optimizer"])
         order.set_state(state["order"])
         vars(history).update(state["history"])
-        _set_generators(generators[place()[0]])
+        _set_generators(net, generators[place()[0]])
 
     def save(self, net: nn.Module, optimizer: torch.optim.SGD, order: torch.Generator, history: History) -> None:
         """Replace the file in one move: at any moment it is whole, the old one or the new one."""
         if self.path is None:
             return
         rank, world = place()
-        generators = [_generators()] * world
+        generators = [_generators(net)] * world
         if world > 1:
-            distributed.all_gather_object(generators, _generators())
+            distributed.all_gather_object(generators, _generators(net))
         if rank > 0:
             return
         state = dict(net=net.state_dict(), optimizer=optimizer.state_dict(), order=order.get_state())
@@ -273,15 +278,17 @@ class _Checkpoint:
         os.replace(part, self.path)
 
 
-def _generators() -> list[Tensor]:
-    """PyTorch's global generators, from which dropout and augmentation draw."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+def _generators(net: nn.Module) -> list[Tensor]:
+    """PyTorch's global generators, from which dropout and augmentation draw: the CPU's, and the net's GPU's if any."""
+    device = next(net.parameters()).device
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
-def _set_generators(states: list[Tensor]) -> None:
+def _set_generators(net: nn.Module, states: list[Tensor]) -> None:
+    device = next(net.parameters()).device
     torch.set_rng_state(states[0])
-    if len(states) > 1 and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states[1])
+    if len(states) > 1 and device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
 
 
 def _mean_over_processes(value: Tensor) -> float:

@@ -282,6 +282,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let nbval compare cells without an execution count too: it would take them as not meant to have outputs."""
+    """Let nbval compare cells without an execution count too (it would take them as not meant to have outputs), and be
+    patient."""
     if isinstance(item, plugin.IPyNbCell):
         item.cell.execution_count = item.cell.execution_count or 0
+        item.output_timeout = 60  # seconds; nbval's 5 are too few where cores are shared

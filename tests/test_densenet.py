@@ -63,6 +63,12 @@ def test_the_small_net_has_fewer_than_100_000_parameters() -> None:
     assert num_parameters(small_densenet()) < 100_000
 
 
+@leans
+def test_all_blocks_of_the_small_net_are_lean_or_none(lean: bool) -> None:
+    net = small_densenet(lean=lean)
+    assert [net.get_submodule(f"block{i}").lean for i in (1, 2, 3)] == [lean] * 3
+
+
 def test_ten_classes_of_grey_images_unless_told_otherwise() -> None:
     for make in (densenet121, small_densenet, lambda *a: DenseNet((1,), 2, *a, stem_channels=4)):
         assert on_meta(make)(torch.zeros(2, 1, 32, 32, device="meta")).shape == (2, 10)

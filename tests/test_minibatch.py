@@ -285,8 +285,39 @@ def test_an_interrupted_or_killed_caller_leaves_no_process_behind(how: signal.Si
     with subprocess.Popen([sys.executable, script], env=env, stderr=subprocess.DEVNULL) as process:
         until(lambda: len(list(folder.iterdir())) == 2)
         process.send_signal(how)
+        # Before anybody asks how the caller ended: until then it is a zombie, whose number is still taken.
+        until(lambda: not any(alive(file.name) for file in folder.iterdir()))
         assert process.wait(60) != 0
-    until(lambda: not any(alive(file.name) for file in folder.iterdir()))
+
+
+def lose_torchrun() -> None:
+    """Kill the parent process, which is torchrun's own."""
+    import os
+    import signal
+    import time
+
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def test_a_killed_torchrun_is_an_error_too() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"lose_torchrun failed in one of 1 processes:\ntorchrun itself ended with -9"
+    ):
+        torchrun(lose_torchrun, num_processes=1)
+
+
+def returns_a_path() -> Path:
+    from pathlib import Path
+
+    return Path("a")
+
+
+def test_a_result_of_another_kind_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match="worker: expected returns_a_path to return tensors, numbers, strings, or lists"
+    ):
+        torchrun(returns_a_path, num_processes=1)
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
