@@ -10,11 +10,11 @@ SOURCES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not
 # A process a core, with one thread each: threads that share a core wait for each other. A file stays in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
 
-.PHONY: help book serve test notebooks bench lock clean
+.PHONY: help book serve test notebooks bench colab-check fork lock clean
 .DELETE_ON_ERROR:
 
 help:            ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: $(HTML)    ## build the book, and say where to open it
 	@echo "The book is built. Open file://$(CURDIR)/$(HTML)"
@@ -37,11 +37,17 @@ bench: $(HTML) .venv/.chromium   ## measure our layers against PyTorch's, as rat
 	$(BIN)/python tools/bench.py
 	$(BIN)/python -m tests.browser.bench
 
+colab-check: .venv-colab/.ready   ## run the lessons beside Colab's versions, each in an empty folder (only=batch_norm)
+	.venv-colab/bin/python tools/colab.py $(only)
+
+fork:            ## point all links to your own copy on GitHub (owner=NAME)
+	$(PYTHON) tools/fork.py '$(owner)'
+
 lock:            ## pin the newest environment that pyproject.toml allows (needs uv)
 	$(PYTHON) tools/lock.py
 
 clean:           ## remove everything that the other commands made
-	rm -rf _build .venv *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf _build .venv .venv-colab *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A clean build each time: after a failed one Sphinx can call an incremental one a success.
@@ -56,6 +62,12 @@ $(HTML): .venv/.ready $(SOURCES)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -r requirements.txt
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv-colab/.ready: tools/colab.txt
+	rm -rf .venv-colab
+	$(PYTHON) -m venv .venv-colab
+	.venv-colab/bin/python -m pip install -q -r tools/colab.txt
 	touch $@
 
 # A browser that starts: the system's own, else Playwright's, else Debian's.

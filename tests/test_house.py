@@ -12,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from tools import fork
 from tools.notebooks import ROOT, read
 
 LESSONS = [Path(chapter["file"]).name for chapter in yaml.safe_load((ROOT / "_toc.yml").read_text())["chapters"]]
@@ -56,6 +57,33 @@ def test_a_lesson_installs_the_library_from_the_repository_s_address(stem: str) 
 def test_the_book_s_buttons_lead_to_the_repository_s_address() -> None:
     repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
     assert repository == dict(url=address(), branch="main")
+
+
+@pytest.mark.parametrize(("owner", "new"), [("ann", "ann/book"), ("ann-b/my.book", "ann-b/my.book")])
+def test_a_fork_points_to_itself_everywhere(owner: str, new: str, tmp_path: Path) -> None:
+    (tmp_path / "book").mkdir()
+    for name in ("pyproject.toml", "_config.yml", *(f"book/{stem}.ipynb" for stem in LESSONS)):
+        shutil.copy(ROOT / name, tmp_path / name)
+    before = {path: path.read_text() for path in tmp_path.rglob("*.*") if path.is_file()}
+    fork.main(owner, tmp_path)
+    for path, text in before.items():
+        assert address() in text and path.read_text() == text.replace(address(), f"https://github.com/{new}")
+    fork.main(address().removeprefix("https://github.com/"), tmp_path)
+    assert {path: path.read_text() for path in before} == before
+
+
+@pytest.mark.parametrize("owner", ["", "a b", "a/b/c", "https://github.com/ann", "../ann"])
+def test_a_fork_needs_a_name(owner: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="owner: expected a GitHub name, or NAME/REPOSITORY, got"):
+        fork.main(owner, tmp_path)
+
+
+def test_nothing_else_names_the_address() -> None:
+    """So that a fork is whole: what names it is what tools/fork.py changes."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    owner = address().split("/")[-2]
+    naming = {name for name in listed if owner.encode() in (ROOT / name).read_bytes()}
+    assert naming == {"pyproject.toml", "_config.yml", *(f"book/{stem}.ipynb" for stem in LESSONS)}
 
 
 @pytest.mark.parametrize("stem", LESSONS)

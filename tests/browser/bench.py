@@ -1,12 +1,15 @@
-"""How long the built book's sliders take to change their figure: `python -m tests.browser.bench`."""
+"""How long sliders take to change their figure, built and in JupyterLab: `python -m tests.browser.bench`."""
 
 import gzip
 import sys
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Locator, sync_playwright
 
 from tests.browser.conftest import chromium, open_page, pages, watched
+from tests.browser.test_lab import Live, jupyterlab
 
 # Milliseconds from a move of the last slider until the page is laid out again, for 40 moves over all its positions.
 SWITCHES = """(box) => {
@@ -41,6 +44,15 @@ def main() -> str | None:
                     print(line := f"{path}, slider {i}: {ms:.1f} ms a switch, {kB:.0f} kB gzipped")
                     if ms > 8 or kB > 60:
                         too_much.append(f"{line}, expected at most 8 ms and 60 kB")
+        with TemporaryDirectory() as folder, jupyterlab(Path(folder)) as address, browser.new_page() as page:
+            live = Live(page, address)
+            live.run_all()
+            ms = median(delays := live.delays())
+            print(
+                line := f"in JupyterLab: {ms:.0f} ms from a move of the mouse to the picture, at most {max(delays):.0f}"
+            )
+            if ms > 150:
+                too_much.append(f"{line}, expected at most 150 ms in the median")
     return "\n".join(too_much) or None
 
 

@@ -1,0 +1,182 @@
+"""A lesson's slider in JupyterLab, with a kernel behind it: what the reader moves and edits is what the reader sees."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import ROOT
+from tools.notebooks import prepare_environment
+
+LESSON = "gradient_descent"  # its first slider draws ten steps on x², and says in its title where they end
+INDICATOR = ".jp-Notebook-ExecutionIndicator"
+START_UP = 120  # seconds that the server, a kernel or all cells may take on a busy machine
+SETTINGS = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token="]
+SETTINGS += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+# Notes when the mouse moved, and when the picture was next replaced.
+WATCH = """(box) => {
+    window.drawn = window.moved = 0;
+    document.addEventListener("pointermove", () => { window.moved = performance.now(); }, true);
+    new MutationObserver(() => { window.drawn = performance.now(); }).observe(box, { childList: true });
+}"""
+
+
+@contextmanager
+def jupyterlab(folder: Path) -> Iterator[str]:
+    """JupyterLab on this machine, in a folder that holds one lesson and nothing else; its address."""
+    shutil.copy(ROOT / f"book/{LESSON}.ipynb", folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    prepare_environment()
+    settings = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR")}
+    settings |= {name: str(folder / name.lower()) for name in ("JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        *SETTINGS,
+        f"--ServerApp.port={port}",
+        f"--notebook-dir={folder}",
+    ]
+    url = f"http://127.0.0.1:{port}"
+    log = (folder / "log.txt").open("w+")
+    with log, subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log) as server:
+        try:
+            end = time.time() + START_UP
+            while not answers(f"{url}/api/status"):
+                assert server.poll() is None and time.time() < end, Path(log.name).read_text()
+                time.sleep(0.2)
+            yield url
+        finally:
+            server.terminate()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status == 200
+    except urllib.error.URLError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator["Live"]:
+    """The lesson, open in JupyterLab, all its cells run."""
+    size = dict(width=1400, height=1000)
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as address, browser.new_context(viewport=size) as context:
+        live = Live(context.new_page(), address)
+        live.run_all()
+        yield live
+
+
+class Live:
+    """What a reader does in JupyterLab."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+        self.slider = page.locator(".widget-hslider").first
+        self.picture = page.locator(".widget-html-content").first
+        page.goto(f"{address}/lab/tree/{LESSON}.ipynb")
+        page.locator(f"{INDICATOR}[data-status=idle]").wait_for(timeout=START_UP * 1000)
+
+    def run_all(self) -> None:
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.locator("[data-command='runmenu:run-all']").click()
+        self.slider.wait_for(state="attached", timeout=START_UP * 1000)
+        self.wait_for_kernel()
+        self.slider.scroll_into_view_if_needed()
+
+    def wait_for_kernel(self) -> None:
+        """Wait until it has nothing more to do: between two cells it is idle for a moment."""
+        end = time.time() + START_UP
+        idle = 0
+        while idle < 10:
+            idle = idle + 1 if self.page.locator(f"{INDICATOR}[data-status=idle]").count() else 0
+            assert time.time() < end, "the kernel is busy for ever"
+            self.page.wait_for_timeout(100)
+
+    def drag(self, position: int, drop: bool = True) -> None:
+        """Pull the handle to one of the positions."""
+        handle = self.slider.locator(".noUi-handle")
+        track, grip = self.slider.locator(".noUi-base").bounding_box(), handle.bounding_box()
+        last = int(float(handle.get_attribute("aria-valuemax")))
+        y = grip["y"] + grip["height"] / 2
+        self.page.mouse.move(grip["x"] + grip["width"] / 2, y)
+        self.page.mouse.down()
+        self.page.mouse.move(track["x"] + track["width"] * position / last, y, steps=5)
+        if drop:
+            self.page.mouse.up()
+
+    def delays(self) -> list[float]:
+        """Milliseconds from each move of the mouse to the next position until the new picture is there."""
+        self.drag(0, drop=False)
+        self.picture.evaluate(WATCH)
+        track = self.slider.locator(".noUi-base").bounding_box()
+        last = int(float(self.slider.locator(".noUi-handle").get_attribute("aria-valuemax")))
+        found = []
+        for position in [*range(1, last + 1), *reversed(range(last))]:
+            self.page.mouse.move(track["x"] + track["width"] * position / last, track["y"])
+            self.page.wait_for_function("window.drawn > window.moved")
+            found.append(self.page.evaluate("window.drawn - window.moved"))
+        self.page.mouse.up()
+        return found
+
+    def rate(self) -> float:
+        """The value that stands beside the slider."""
+        return float(self.slider.locator(".widget-readout").inner_text().removeprefix("η = "))
+
+    def type_after(self, line: str, text: str) -> None:
+        """Write a line of code below the first one that contains `line`."""
+        self.page.locator(".cm-line", has_text=line).first.click()
+        self.page.keyboard.press("End")
+        self.page.keyboard.press("Enter")
+        self.page.keyboard.insert_text(text)
+
+    def run_cell(self) -> None:
+        self.page.keyboard.press("Control+Enter")
+        self.wait_for_kernel()
+
+
+def ends_at(factor: float) -> re.Pattern[str]:
+    """The title of a picture whose steps multiply x by this, from 10."""
+    return re.compile(rf"x₁₀ = {10 * factor**10:.6f}:")
+
+
+@pytest.mark.parametrize("position", [9, 0, 5])
+def test_what_the_mouse_moves_is_what_python_draws(live: Live, position: int) -> None:
+    live.drag(position)
+    lr = live.rate()
+    assert lr == [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1][position]
+    expect(live.picture).to_contain_text(ends_at(1 - 2 * lr))
+    expect(live.picture.locator("svg")).to_have_count(1)
+
+
+def test_what_the_reader_edits_is_what_the_slider_shows(live: Live) -> None:
+    live.type_after("path = gradient_descent(square, 10.0", "path = gradient_descent(lambda x: x**2 / 2, 10.0, lr, 10)")
+    live.run_cell()
+    for position in (3, 8):
+        live.drag(position)
+        expect(live.picture).to_contain_text(ends_at(1 - live.rate()))
+
+
+def test_an_error_in_the_reader_s_function_stands_where_the_picture_was(live: Live) -> None:
+    live.page.keyboard.press("Escape")
+    live.page.keyboard.press("b")  # a new cell below
+    live.page.keyboard.press("Enter")
+    live.page.keyboard.insert_text("COLOURS = None")
+    live.run_cell()
+    live.drag(1)
+    expect(live.picture).to_contain_text("TypeError: 'NoneType' object is not subscriptable")
