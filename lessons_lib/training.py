@@ -45,6 +45,7 @@ def train(
     batch_size: int = 256,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
+    history: History | None = None,
 ) -> History:
     """Train `net` in place by minibatch SGD on the cross-entropy, and test it after each epoch if there is a test set.
 
@@ -64,14 +65,15 @@ def train(
         seed: fixes the order of the examples; the net's own start is the caller's to fix.
         checkpoint: a file. If it exists, the run that wrote it goes on; it is replaced after each epoch. Interrupted at
             any point, called again with the same arguments, the run ends as it would have without interruption.
+        history: a new `History()` to fill. Whoever holds it has what was measured, however the run ends.
 
     Returns:
         The run's `History`. A run that diverges has losses of inf or nan in it; it does not raise.
 
     Raises:
         ValueError: a number is out of range, at the latest at the step for which a schedule returns it; a set is empty;
-            a batch has fewer examples than there are processes; checkpoint is no whole file of ours, or of a run with
-            other settings, another net or more epochs.
+            a batch has fewer examples than there are processes; history is not empty; checkpoint is no whole file of
+            ours, or of a run with other settings, another net or more epochs.
         TypeError: one is no number or no int; a set is no `TensorDataset`; checkpoint is no path.
 
     >>> X, y = torch.randn(64, 2), torch.randint(2, (64,))
@@ -95,6 +97,8 @@ def train(
         _check_set("test_set", test_set)
     if batch_size > len(train_set):
         raise ValueError(f"batch_size: expected at most the {len(train_set)} examples of train_set, got {batch_size}")
+    if history is not None and history != History():
+        raise ValueError(f"history: expected an empty one, got one of {len(history.loss)} steps")
     rank, world = place()
     smallest = len(train_set) % batch_size or batch_size
     if smallest < world:
@@ -109,7 +113,7 @@ def train(
     X, y = (t.to(device) for t in train_set.tensors)
     optimizer = torch.optim.SGD(net.parameters(), momentum=momentum, weight_decay=weight_decay)
     order = torch.Generator().manual_seed(seed)
-    history = History()
+    history = History() if history is None else history
     num_steps = num_epochs * -(-len(X) // batch_size)
     try:
         run.restore(net, optimizer, order, history)
@@ -117,7 +121,7 @@ def train(
             raise ValueError(f"num_epochs: the checkpoint has {len(history.loss)} steps, and {num_steps} are asked for")
         model = DistributedDataParallel(net) if world > 1 else net
         silent = dict(disable=True) if rank else {}
-        with tqdm(total=num_steps, initial=len(history.loss), leave=False, **silent) as progress:
+        with tqdm(total=num_steps, initial=len(history.loss), desc=str(device), leave=False, **silent) as progress:
             while len(history.loss) < num_steps:
                 net.train()
                 for batch in torch.randperm(len(X), generator=order).to(device).split(batch_size):

@@ -326,6 +326,25 @@ def test_an_interrupted_run_ends_as_it_would_have(steps: list[int], tmp_path: Pa
     assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
 
 
+def test_whoever_holds_the_history_has_it_after_an_interrupt_and_a_net_to_go_on_with() -> None:
+    def stopped(step: int) -> float:
+        if step == 4:
+            raise KeyboardInterrupt
+        return cooling(step)
+
+    net, history = linear(), History()
+    with pytest.raises(KeyboardInterrupt):
+        run(net, lr=stopped, history=history)
+    until_then = linear()
+    expected = run(until_then, lr=cooling, num_epochs=1)
+    assert (len(history.loss), history.lr) == (4, [cooling(step) for step in range(4)])
+    assert history.loss[:3] == expected.loss and history.test_acc == expected.test_acc
+    evaluate(net, TEST)
+    net(TEST.tensors[0]).sum().backward()
+    with pytest.raises(ValueError, match="history: expected an empty one, got one of 4 steps"):
+        run(net, history=history)
+
+
 def test_a_run_that_has_ended_takes_no_step_and_may_go_on_for_more_epochs(tmp_path: Path) -> None:
     path, net = tmp_path / "run.pt", noisy()
     expected = run(net, lr=cooling, checkpoint=path, **SETTINGS)
