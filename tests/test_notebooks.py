@@ -2,6 +2,7 @@
 
 import ast
 import re
+import symtable
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from inspect import signature
@@ -196,6 +197,29 @@ def declares_tolerances_that_can_be_read(notebook: NotebookNode) -> Complaints:
             yield f"cell {cell.id}: {error}"
 
 
+def names(cell: NotebookNode) -> tuple[set[str], set[str]]:
+    """Return the global names that a cell sets, and those that it reads, in its functions too."""
+    cell_table = symtable.symtable(TransformerManager().transform_cell(cell.source), "cell", "exec")
+    tables, used = [cell_table], set()
+    for table in tables:
+        tables += table.get_children()
+        symbols = [symbol for symbol in table.get_symbols() if symbol.is_referenced()]
+        used |= {symbol.get_name() for symbol in symbols if symbol.is_global() or table is cell_table}
+    symbols = cell_table.get_symbols()
+    return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}, used
+
+
+@rule
+def means_the_same_in_any_order(notebook: NotebookNode) -> Complaints:
+    """Ask that what a cell reads be set by itself or by one other cell alone, so that none can change its meaning."""
+    cells = {cell.get("id"): names(cell) for cell in code_cells(notebook)}
+    for cell, (own, used) in cells.items():
+        for name in sorted(used - own):
+            setters = [other for other, (found, _) in cells.items() if name in found]
+            if len(setters) > 1:
+                yield f"cell {cell} reads {name}, which several set: {setters}"
+
+
 @rule
 def has_a_slider(notebook: NotebookNode) -> Complaints:
     if not any(map(is_slider, outputs(notebook))):
@@ -376,6 +400,11 @@ TAMPERED: dict[Callable[..., Complaints], list[Tamper]] = {
         put("print", metadata={"tags": ["raises-exception"]}),
     ],
     declares_tolerances_that_can_be_read: [put("print", source="# tolerance: 5%\nprint(1)")],
+    means_the_same_in_any_order: [
+        put("print", source="def draw(lr):\n    return lr"),
+        put("time", source="for show in range(3):\n    pass"),
+        put("time", source="from math import sin as slider"),
+    ],
     has_a_slider: [drop("slider"), form("slider", "text/html", "<p>A slider</p>")],
     has_folded_solutions: [
         put("prose", source=5 * "<details></details>"),

@@ -235,3 +235,10 @@ def test_a_lesson_opens_in_colab(stem: str) -> None:
     owner_and_name = repository.removeprefix("https://github.com/")
     links = {link["href"] for link in soup(f"book/{stem}.html").select("a[href*='colab']")}
     assert links == {f"https://colab.research.google.com/github/{owner_and_name}/blob/main/book/{stem}.ipynb"}
+
+
+@pytest.mark.parametrize("stem", LESSONS)
+def test_a_lesson_s_notebook_can_be_downloaded_as_it_is(stem: str) -> None:
+    links = {link["href"] for link in soup(f"book/{stem}.html").select("a.btn-download-source-button[href]")}
+    assert links == {f"../_sources/book/{stem}.ipynb"}
+    assert (HTML / f"_sources/book/{stem}.ipynb").read_bytes() == (ROOT / f"book/{stem}.ipynb").read_bytes()
