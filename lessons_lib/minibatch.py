@@ -109,9 +109,7 @@ def average_gradients(net: nn.Module) -> None:
     """Replace each gradient of `net` by its mean over all processes, in place: the step between backward and update.
 
     DistributedDataParallel does the same while the backward pass still runs. Call it in all processes, on the same net.
-
-    Raises:
-        RuntimeError: there is no process group.
+    Outside of a process group nothing changes.
 
     Source: Li and others 2020, section 3.2.
 

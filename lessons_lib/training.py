@@ -74,7 +74,7 @@ def train(
         ValueError: a number is out of range, at the latest at the step for which a schedule returns it; a set is empty;
             a batch has fewer examples than there are processes; history is not empty; checkpoint is no whole file of
             ours, or of a run with other settings, another net or more epochs.
-        TypeError: one is no number or no int; a set is no `TensorDataset`; checkpoint is no path.
+        TypeError: one is no number or no int; a set is no `TensorDataset`; checkpoint is no path, history no `History`.
 
     >>> X, y = torch.randn(64, 2), torch.randint(2, (64,))
     >>> history = train(nn.Linear(2, 2), TensorDataset(X, y), TensorDataset(X, y), lr=0.1, batch_size=16)
@@ -97,6 +97,8 @@ def train(
         _check_set("test_set", test_set)
     if batch_size > len(train_set):
         raise ValueError(f"batch_size: expected at most the {len(train_set)} examples of train_set, got {batch_size}")
+    if not isinstance(history, History | None):
+        raise TypeError(f"history: expected a History, got {history!r}")
     if history is not None and history != History():
         raise ValueError(f"history: expected an empty one, got one of {len(history.loss)} steps")
     rank, world = place()

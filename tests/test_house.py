@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from tools import fork
+from tools.fork import address
 from tools.notebooks import ROOT, read
 
 LESSONS = [Path(chapter["file"]).name for chapter in yaml.safe_load((ROOT / "_toc.yml").read_text())["chapters"]]
@@ -23,11 +24,6 @@ CHINESE = r"[\u4e00-\u9fff]+"
 
 def prose(stem: str) -> str:
     return "\n".join(cell.source for cell in read(ROOT / f"book/{stem}.ipynb").cells if cell.cell_type == "markdown")
-
-
-def address() -> str:
-    """The repository's address, as pyproject.toml has it."""
-    return re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 
 
 def test_every_notebook_is_in_the_table_of_contents() -> None:

@@ -522,6 +522,7 @@ def test_counts_a_shared_parameter_once() -> None:
         (dict(weight_decay=None), "weight_decay: expected a number, got None"),
         (dict(train_set=[1, 2]), "train_set: expected a TensorDataset, got list"),
         (dict(test_set=[1, 2]), "test_set: expected a TensorDataset, got list"),
+        (dict(batch_size=4, history=[]), r"history: expected a History, got \[\]"),
     ],
 )
 def test_a_value_of_another_type_is_refused(settings: dict, message: str) -> None:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from fork import address
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,18 +57,14 @@ def check(path: Path) -> None:
     if changed := set(before.items()) ^ set(installed().items()):
         sys.exit(f"{path.stem}: the install cell has changed {sorted(changed)}")
     pip("check")
-    first_cell, figure, all_cells = (moment - started for moment in (ends[0], client.first_figure, ends[-1]))
-    print(
-        f"{path.stem:17} {first_cell:7.0f} s {figure - first_cell:7.0f} s {all_cells - first_cell:7.0f} s", flush=True
-    )
+    times = ends[0] - started, client.first_figure - ends[0], ends[-1] - ends[0]
+    print(f"{path.stem:17}", *(f"{seconds:9.0f} s" for seconds in times), flush=True)
 
 
 def main(stems: list[str]) -> None:
-    config = (ROOT / "_config.yml").read_text("utf-8")
-    address = next(line.split()[1] for line in config.splitlines() if line.strip().startswith("url: https://"))
     os.environ.pop("PYTHONPATH", None)
     os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf"}
-    os.environ |= {"GIT_CONFIG_VALUE_0": address, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    os.environ |= {"GIT_CONFIG_VALUE_0": address(), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the kernels would warn of the frozen modules of new Pythons
     print(f"{'':17} {'first cell':>11} {'to a figure':>11} {'to the end':>11}")
     for path in [ROOT / f"book/{stem}.ipynb" for stem in stems] or sorted(ROOT.glob("book/*.ipynb")):

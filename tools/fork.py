@@ -11,11 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = ("pyproject.toml", "_config.yml", "book/*.ipynb")
 
 
+def address(root: Path = ROOT) -> str:
+    """The repository's address, as pyproject.toml has it."""
+    return re.search(r'^Repository = "(.+)"$', (root / "pyproject.toml").read_text("utf-8"), re.MULTILINE)[1]
+
+
 def main(owner: str, root: Path = ROOT) -> None:
     """Replace the address in all files that have it. SystemExit unless owner is a GitHub name."""
     if not re.fullmatch(r"[\w-]+(/[\w.-]+)?", owner):
         sys.exit(f"owner: expected a GitHub name, or NAME/REPOSITORY, got {owner!r}")
-    old = re.search(r'^Repository = "(.+)"$', (root / "pyproject.toml").read_text("utf-8"), re.MULTILINE)[1]
+    old = address(root)
     new = f"https://github.com/{owner if '/' in owner else owner + '/' + old.rpartition('/')[2]}"
     for path in [path for pattern in FILES for path in sorted(root.glob(pattern))]:
         text = path.read_text("utf-8")
