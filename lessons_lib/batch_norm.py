@@ -75,6 +75,7 @@ class BatchNorm(nn.Module):
     """Batch normalisation as a layer, with gamma and beta to learn and moving averages to predict with.
 
     In train mode it normalises with the batch's statistics and moves its averages; in eval mode it uses the averages.
+    In mixed precision (X of float16 or bfloat16, state of float32) it computes in float32, as PyTorch's own does.
     Parameters and buffers carry PyTorch's names (`weight` is gamma, `bias` is beta), so that a `state_dict` goes to
     `nn.BatchNorm1d` or `nn.BatchNorm2d` and back.
 
@@ -123,6 +124,8 @@ class BatchNorm(nn.Module):
         return dict(gamma=self.weight, beta=self.bias, moving_mean=self.running_mean, moving_var=self.running_var)
 
     def forward(self, X: Tensor) -> Tensor:
+        if X.dtype in (torch.float16, torch.bfloat16) and self.weight.dtype == torch.float32:
+            return self.forward(X.float()).to(X.dtype)  # a sum over a batch needs more digits than its terms have
         state = self.state(X)
         if not self.training:
             return batch_norm(False, X, **state, eps=self.eps)[0]

@@ -4,6 +4,7 @@ and from where an interrupted run stopped."""
 import io
 import math
 import os
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -25,12 +26,14 @@ class History:
     loss: the training loss of each step, before that step.
     lr: the learning rate of each step.
     test_loss, test_acc: loss and accuracy (0 to 1) on the test set, after each epoch.
+    seconds: how long each epoch's steps took. No part of what makes two runs equal.
     """
 
     loss: list[float] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
     test_loss: list[float] = field(default_factory=list)
     test_acc: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list, compare=False)
 
 
 def train(
@@ -46,6 +49,7 @@ def train(
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     history: History | None = None,
+    on_epoch: Callable[[History], object] | None = None,
 ) -> History:
     """Train `net` in place by minibatch SGD on the cross-entropy, and test it after each epoch if there is a test set.
 
@@ -66,6 +70,7 @@ def train(
         checkpoint: a file. If it exists, the run that wrote it goes on; it is replaced after each epoch. Interrupted at
             any point, called again with the same arguments, the run ends as it would have without interruption.
         history: a new `History()` to fill. Whoever holds it has what was measured, however the run ends.
+        on_epoch: called with the history after each epoch, once its checkpoint stands, in every process.
 
     Returns:
         The run's `History`. A run that diverges has losses of inf or nan in it; it does not raise.
@@ -125,6 +130,7 @@ def train(
         silent = dict(disable=True) if rank else {}
         with tqdm(total=num_steps, initial=len(history.loss), desc=str(device), leave=False, **silent) as progress:
             while len(history.loss) < num_steps:
+                started = time.perf_counter()
                 net.train()
                 for batch in torch.randperm(len(X), generator=order).to(device).split(batch_size):
                     mine = batch[rank::world]
@@ -140,11 +146,14 @@ def train(
                     history.loss.append(_mean_over_processes(loss))
                     history.lr.append(optimizer.param_groups[0]["lr"])  # what the step has used
                     progress.update()
+                history.seconds.append(time.perf_counter() - started)
                 if test_set is not None:
                     test_loss, test_acc = evaluate(net, test_set)
                     history.test_loss.append(test_loss)
                     history.test_acc.append(test_acc)
                 run.save(net, optimizer, order, history)
+                if on_epoch is not None:
+                    on_epoch(history)
     finally:
         net.to(home)
     return history

@@ -197,6 +197,21 @@ def test_keeps_the_dtype_and_does_not_overflow(kind: type[BatchNorm], dtype: tor
         assert error < 8 * last_digit, name
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@all_ranks
+def test_in_mixed_precision_it_is_pytorchs(dtype: torch.dtype, training: bool, shape: tuple[int, ...]) -> None:
+    shape = (16, *shape[1:])
+    X, dY = (2 * randn(*shape) + 3).to(dtype), randn(*shape, seed=1).to(dtype)
+    ours, theirs = (layer.train(training) for layer in pair(BatchNorm, shape, torch.float32))
+    got = there_and_back(ours, X, dY) | averages(ours)
+    expected = there_and_back(theirs, X, dY) | averages(theirs)
+    for name, value in got.items():
+        assert value.dtype == expected[name].dtype, name
+        error = (value.double() - expected[name].double()).abs().max() / expected[name].double().abs().max()
+        assert error < (1e-5 if value.dtype == torch.float32 else 2 * torch.finfo(dtype).eps), name
+
+
 @both
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("training", [True, False])
