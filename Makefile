@@ -10,7 +10,7 @@ SOURCES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not
 # A process a core, with one thread each: threads that share a core wait for each other. A file stays in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
 
-.PHONY: help book serve test notebooks bench colab-check fork lock clean
+.PHONY: help book serve test notebooks bench benchmarks lesson colab-check fork lock clean
 .DELETE_ON_ERROR:
 
 help:            ## list the commands
@@ -36,6 +36,12 @@ notebooks: .venv/.ready   ## run the lessons again and store their outputs (only
 bench: $(HTML) .venv/.chromium   ## measure our layers against PyTorch's, as ratios in one run, and the built sliders
 	$(BIN)/python tools/bench.py
 	$(BIN)/python -m tests.browser.bench
+
+benchmarks: .venv/.chromium $(HTML)   ## measure all that the page of benchmarks shows (only=layers for a part): hours
+	$(BIN)/python -m tools.benchmarks $(only)
+
+lesson: .venv/.ready   ## begin a lesson: notebook, module, test (name=weight_decay)
+	$(BIN)/python -m tools.lesson '$(name)'
 
 colab-check: .venv-colab/.ready   ## run the lessons beside Colab's versions, each in an empty folder (only=batch_norm)
 	.venv-colab/bin/python tools/colab.py $(only)

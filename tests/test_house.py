@@ -12,12 +12,13 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tools import fork
+from tools import fork, lesson
 from tools.fork import address
 from tools.notebooks import ROOT, read
 
-LESSONS = [Path(chapter["file"]).name for chapter in yaml.safe_load((ROOT / "_toc.yml").read_text())["chapters"]]
-LESSONS = [stem for stem in LESSONS if (ROOT / f"book/{stem}.ipynb").exists()]
+LISTED = re.findall(r"file: book/(\w+)$", (ROOT / "_toc.yml").read_text(), re.M)
+NOTEBOOKS = [stem for stem in LISTED if (ROOT / f"book/{stem}.ipynb").exists()]
+LESSONS = [stem for stem in NOTEBOOKS if stem != "benchmarks"]  # which teaches no module
 MODULES = dict(optimization="objectives", minibatch_sgd="minibatch")  # modules that bear another name
 CHINESE = r"[\u4e00-\u9fff]+"
 
@@ -28,7 +29,7 @@ def prose(stem: str) -> str:
 
 def test_every_notebook_is_in_the_table_of_contents() -> None:
     assert LESSONS
-    assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == set(LESSONS)
+    assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == set(NOTEBOOKS)
 
 
 @pytest.mark.parametrize("stem", LESSONS)
@@ -44,7 +45,7 @@ def test_readme_and_index_name_the_lesson(stem: str) -> None:
     assert f"({stem}.ipynb)" in (ROOT / "book/index.md").read_text()
 
 
-@pytest.mark.parametrize("stem", LESSONS)
+@pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_a_lesson_installs_the_library_from_the_repository_s_address(stem: str) -> None:
     installs = re.findall(r"git\+(\S+?)\"", "\n".join(cell.source for cell in read(ROOT / f"book/{stem}.ipynb").cells))
     assert installs == [address()]
@@ -58,7 +59,7 @@ def test_the_book_s_buttons_lead_to_the_repository_s_address() -> None:
 @pytest.mark.parametrize(("owner", "new"), [("ann", "ann/book"), ("ann-b/my.book", "ann-b/my.book")])
 def test_a_fork_points_to_itself_everywhere(owner: str, new: str, tmp_path: Path) -> None:
     (tmp_path / "book").mkdir()
-    for name in ("pyproject.toml", "_config.yml", *(f"book/{stem}.ipynb" for stem in LESSONS)):
+    for name in ("pyproject.toml", "_config.yml", *(f"book/{stem}.ipynb" for stem in NOTEBOOKS)):
         shutil.copy(ROOT / name, tmp_path / name)
     before = {path: path.read_text() for path in tmp_path.rglob("*.*") if path.is_file()}
     fork.main(owner, tmp_path)
@@ -76,10 +77,50 @@ def test_a_fork_needs_a_name(owner: str, tmp_path: Path) -> None:
 
 def test_nothing_else_names_the_address() -> None:
     """So that a fork is whole: what names it is what tools/fork.py changes."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     owner = address().split("/")[-2]
+    listed = [name for name in listed if (ROOT / name).is_file()]
     naming = {name for name in listed if owner.encode() in (ROOT / name).read_bytes()}
-    assert naming == {"pyproject.toml", "_config.yml", *(f"book/{stem}.ipynb" for stem in LESSONS)}
+    assert naming == {"pyproject.toml", "_config.yml", *(f"book/{stem}.ipynb" for stem in NOTEBOOKS)}
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """The parts of the repository into which a new lesson is put."""
+    shutil.copytree(ROOT / "lessons_lib", tmp_path / "lessons_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tests", "book"):
+        (tmp_path / name).mkdir()
+    for name in ("README.md", "_toc.yml"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def test_a_new_lesson_begins_with_a_module_whose_test_and_notebook_run(bare: Path) -> None:
+    before = {name: (bare / name).read_text() for name in ("README.md", "_toc.yml")}
+    assert lesson.main("weight_decay", bare) is None
+    files = ["lessons_lib/weight_decay.py", "tests/test_weight_decay.py", "book/weight_decay.ipynb"]
+    module, test, notebook = (bare / name for name in files)
+    call = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--doctest-modules"]
+    done = subprocess.run([*call, module, test], cwd=bare, capture_output=True, text=True)
+    assert "3 passed" in done.stdout, done.stdout
+    cells = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "code")
+    run = f"from IPython.core.interactiveshell import InteractiveShell as S; S().run_cell({cells!r}).raise_error()"
+    done = subprocess.run([sys.executable, "-c", run], cwd=bare, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = {name: set((bare / name).read_text().splitlines()) - set(before[name].splitlines()) for name in before}
+    assert lines["_toc.yml"] == {"  - file: book/weight_decay"}
+    assert lines["README.md"] == {"| [Weight decay](book/weight_decay.ipynb) | what it shows |"}
+    written = {path: path.read_bytes() for path in bare.rglob("*.*") if path.is_file()}
+    assert lesson.main("weight_decay", bare) == "name: lessons_lib/weight_decay.py is there already"
+    assert {path: path.read_bytes() for path in written} == written
+
+
+@pytest.mark.parametrize("name", ["", "Weight", "weight-decay", "2d", "../x", "a__b"])
+def test_a_lesson_needs_a_module_s_name(name: str, bare: Path) -> None:
+    assert lesson.main(name, bare).startswith("name: expected lower-case words joined by _, such as weight_decay, got")
+    assert not list(bare.glob("book/*"))
 
 
 @pytest.mark.parametrize("stem", LESSONS)

@@ -37,33 +37,41 @@ def pytorch(num_features: int, num_dims: int) -> nn.Module:
 
 NORMS = {"PyTorch": pytorch, "ours": BatchNorm, "readable": Readable}
 COLUMNS = [*NORMS, "no norm"]
+STEP = "training step of LeNet, 128 images 28×28"
+LIMITS = {STEP: {"ours": 1.25}}  # the largest ratio that a candidate may have
 
 
-def rows() -> Iterator[tuple[str, dict[str, Work], dict[str, float]]]:
-    """What is done, who does it, and the largest ratio that each may have."""
-    steps = {name: training_step(lenet(NORMS.get(name))) for name in COLUMNS}
-    yield "training step of LeNet, 128 images 28×28", steps, {"ours": 1.25}
+def rows() -> Iterator[tuple[str, dict[str, Work]]]:
+    """What is done, and who does it."""
+    yield STEP, {name: training_step(lenet(NORMS.get(name))) for name in COLUMNS}
     for shape in [(128, 6, 24, 24), (128, 16, 8, 8), (128, 120), (128, 64, 14, 14)]:
         layers = {name: there_and_back(norm(shape[1], len(shape)), shape) for name, norm in NORMS.items()}
-        yield f"layer there and back, {'×'.join(map(str, shape))}", layers, {}
+        yield f"layer there and back, {'×'.join(map(str, shape))}", layers
 
 
-def memory_rows() -> Iterator[tuple[str, float]]:
-    """What is compared, and the lean dense block's peak memory over the plain one's: all tensors of a training step."""
+def measured() -> Iterator[tuple[str, float, dict[str, float]]]:
+    """Each row's name, the yardstick's median milliseconds, and the median ratios of all candidates to it."""
+    for what, candidates in rows():
+        rounds = [[seconds(work) for work in candidates.values()] for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
+        ratios = {name: median(times[i] / times[0] for times in rounds) for i, name in enumerate(candidates)}
+        yield what, median(times[0] for times in rounds) * 1e3, ratios
+
+
+def memory_rows() -> Iterator[tuple[int, bool, float]]:
+    """Layers, bottleneck or not, and the lean dense block's peak memory over the plain one's in a training step."""
     for num_layers in (12, 24):
         for bottleneck in (False, True):
             peaks = []
             for lean in (False, True):
-                block = DenseBlock(num_layers, 64, 32, bottleneck=bottleneck, lean=lean)
-                X = torch.randn(8, 64, 14, 14, requires_grad=True)
+                step = dense_step(num_layers, bottleneck, lean)
                 with Memory() as memory:
-                    block(X).square().mean().backward()
+                    step()
                 peaks.append(memory.peak)
-            yield f"{num_layers} layers{', bottleneck' * bottleneck}", peaks[1] / peaks[0]
+            yield num_layers, bottleneck, peaks[1] / peaks[0]
 
 
-def training_step(net: nn.Module) -> Work:
-    X, y = torch.randn(128, 1, 28, 28), torch.randint(10, (128,))
+def training_step(net: nn.Module, batch: int = 128) -> Work:
+    X, y = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
 
     def step() -> None:
@@ -73,6 +81,12 @@ def training_step(net: nn.Module) -> Work:
         optimizer.step()
 
     return step
+
+
+def dense_step(num_layers: int, bottleneck: bool, lean: bool) -> Work:
+    block = DenseBlock(num_layers, 64, 32, bottleneck=bottleneck, lean=lean)
+    X = torch.randn(8, 64, 14, 14, requires_grad=True)
+    return lambda: block(X).square().mean().backward()
 
 
 def there_and_back(layer: nn.Module, shape: tuple[int, ...]) -> Work:
@@ -92,14 +106,15 @@ def main() -> str | None:
     print(f"torch {torch.__version__}, threads: {torch.get_num_threads()}, medians of {ROUNDS} rounds")
     print(f"{'':42}", *(f"{name:>9}" for name in COLUMNS))
     too_slow: list[str] = []
-    for what, candidates, limits in rows():
-        rounds = [[seconds(work) for work in candidates.values()] for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
-        ratios = {name: median(times[i] / times[0] for times in rounds) for i, name in enumerate(candidates)}
+    for what, ms, ratios in measured():
         cells = [f"{ratios[name]:.2f}" if name in ratios else "-" for name in COLUMNS[1:]]
-        print(f"{what:42} {median(times[0] for times in rounds) * 1e3:6.2f} ms", *(f"{cell:>9}" for cell in cells))
-        too_slow += [f"{what}: {name} exceeds {limit}" for name, limit in limits.items() if ratios[name] > limit]
+        print(f"{what:42} {ms:6.2f} ms", *(f"{cell:>9}" for cell in cells))
+        too_slow += [
+            f"{what}: {name} exceeds {limit}" for name, limit in LIMITS.get(what, {}).items() if ratios[name] > limit
+        ]
     print("\npeak memory of a training step, lean dense block / plain one")
-    for what, ratio in memory_rows():
+    for num_layers, bottleneck, ratio in memory_rows():
+        what = f"{num_layers} layers{', bottleneck' * bottleneck}"
         print(f"{what:42} {ratio:9.2f}")
         too_slow += [f"{what}: the lean block's memory exceeds half the plain one's"] if ratio > 0.5 else []
     return "\n".join(too_slow) or None
