@@ -5,12 +5,12 @@ export PYTHONHASHSEED = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 BIN := .venv/bin
 HTML := _build/html/index.html
-SOURCES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*')
+SOURCES := _config.yml _toc.yml lessons_lib/slider.css lessons_lib/sliders.py $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*')
 
 # A process a core, with one thread each: threads that share a core wait for each other. A file stays in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
 
-.PHONY: help book serve test notebooks bench benchmarks lesson colab-check fork lock clean
+.PHONY: help book serve pdf test notebooks bench benchmarks lesson colab-check fork lock clean
 .DELETE_ON_ERROR:
 
 help:            ## list the commands
@@ -21,6 +21,9 @@ book: $(HTML)    ## build the book, and say where to open it
 
 serve: $(HTML)   ## build the book and serve it on this machine
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+pdf: $(HTML) .venv/.chromium   ## print the book into one PDF
+	$(BIN)/python -m tools.pdf
 
 test: .venv/.ready .venv/.chromium   ## prove every sentence, number and picture
 	$(BIN)/ruff check .

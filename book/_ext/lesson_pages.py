@@ -1,5 +1,6 @@
-"""What our pages need beyond Jupyter Book: figures that follow the theme, no Thebe."""
+"""What a lesson's page needs beyond Jupyter Book: figures that follow the theme, places to link to, a box of goals."""
 
+import re
 from pathlib import Path
 
 from docutils import nodes
@@ -8,25 +9,74 @@ from sphinx.config import Config
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx_thebe import init_thebe_core, update_thebe_context
 
+from lessons import LESSONS, Lesson
 
-class InlineFigures(SphinxPostTransform):
-    """Put the lessons' SVG into the page itself.
+# The theme's script does the same, but after the page is shown, light and with other lines. On a first visit it
+# also warns that no mode is set, and then takes this one.
+THEME = """
+{
+  const page = document.documentElement.dataset;
+  page.mode ||= "auto";
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  page.theme = page.mode === "auto" ? (dark ? "dark" : "light") : page.mode;
+}
+"""
+# On paper everything is open.
+PRINT = """
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((e) => { e.open = true; }));
+"""
+GOALS = "After this lesson you can"
 
-    An <img> would see no theme, and MyST-NB gives it no alternative text.
-    """
+
+class LessonPage(SphinxPostTransform):
+    """Figures into the page itself, a name for each slider and exercise, the lesson's facts and goals."""
 
     default_priority = 1  # before Sphinx collects and copies image files
     formats = ("html",)
 
     def run(self, **kwargs: object) -> None:
+        self.inline_figures()
+        self.name_sliders()
+        stem = Path(self.env.docname).name
+        if stem in LESSONS:
+            self.name_exercises()
+            self.box_goals(Lesson(Path(self.env.srcdir, "book"), stem))
+
+    def inline_figures(self) -> None:
+        """An <img> would see no theme, and MyST-NB gives it no alternative text."""
         for image in list(self.document.findall(nodes.image)):
             path = Path(self.env.srcdir, image["uri"])
-            if (
-                path.suffix == ".svg"
-                and (svg := path.read_text("utf-8")).startswith("<svg")
-                and "lesson-figure" in svg
-            ):
+            if path.suffix == ".svg" and (svg := path.read_text("utf-8")).startswith("<svg") and "lesson-figure" in svg:
                 image.replace_self(nodes.raw("", svg, format="html"))
+
+    def name_sliders(self) -> None:
+        """#slider-1, …; their style stands in the page's own sheet, where the standard wants it."""
+        found = [node for node in self.document.findall(nodes.raw) if 'class="lesson-slider"' in node.astext()]
+        for number, node in enumerate(found, 1):
+            html = re.sub(r"<style>.*?</style>\n", "", node.astext(), count=1, flags=re.DOTALL)
+            html = html.replace("<div ", f'<div id="slider-{number}" ', 1)
+            node.replace_self(nodes.raw("", html, format="html"))
+
+    def name_exercises(self) -> None:
+        """#exercise-1, …"""
+        for paragraph in self.document.findall(nodes.paragraph):
+            first = next((child for child in paragraph.children if child.astext()), None)  # MyST puts "" before
+            if isinstance(first, nodes.strong) and (number := re.match(r"(\d+)\. ", first.astext())):
+                paragraph["ids"].append(f"exercise-{number[1]}")
+
+    def box_goals(self, lesson: Lesson) -> None:
+        """Facts under the title; what the reader will be able to do, in a box."""
+        title = next(self.document.findall(nodes.title))
+        facts = nodes.paragraph("", lesson.facts(), classes=["lesson-facts"])
+        title.parent.insert(title.parent.index(title) + 1, facts)
+        goals = next(self.document.findall(nodes.bullet_list))
+        opening = goals.parent[goals.parent.index(goals) - 1]
+        text = opening.children[-1]
+        if not text.astext().endswith(GOALS):
+            raise ValueError(f'{lesson.stem}: expected an opening that ends in "{GOALS}", got "{text.astext()}"')
+        opening.replace(text, nodes.Text(text.astext().removesuffix(GOALS).rstrip()))
+        box = nodes.container("", nodes.paragraph("", GOALS), goals.deepcopy(), classes=["lesson-goals"])
+        goals.replace_self(box)
 
 
 def remove_thebe(app: Sphinx, config: Config) -> None:
@@ -42,7 +92,7 @@ def remove_thebe(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", remove_thebe)
-    app.add_post_transform(InlineFigures)
-    # On a first visit the theme warns that no mode is set, and then takes this one.
-    app.add_js_file(None, body='document.documentElement.dataset.mode ||= "auto";')
+    app.add_post_transform(LessonPage)
+    app.add_css_file("slider.css")
+    app.add_js_file(None, body=THEME + PRINT)
     return dict(parallel_read_safe=True, parallel_write_safe=True)

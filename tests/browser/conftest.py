@@ -21,7 +21,7 @@ def pages() -> list[str]:
     found = sorted(path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts)
     if "index.html" not in found:
         raise FileNotFoundError(f"{HTML} holds no book: build it first, with `make book`")
-    return [path for path in found if path != "index.html"]  # which only leads to the first
+    return [path for path in found if path not in ("index.html", "404.html")]  # which only lead to the first
 
 
 def chromium() -> str | None:
@@ -71,9 +71,9 @@ def watched(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 
 def open_page(page: Page, path: str) -> None:
-    """Go to a page of the book and wait until all of it is there, its formulas too."""
+    """Go to a page of the book and wait until all of it is there, the font of its formulas too."""
     page.goto((HTML / path).as_uri())
-    page.evaluate("window.MathJax?.startup?.promise")
+    page.evaluate("document.fonts.ready.then(() => null)")
 
 
 @pytest.fixture(scope="session")

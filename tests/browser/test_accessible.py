@@ -1,0 +1,175 @@
+"""Every page can be used by everyone: by those who do not see it, have no mouse, no fast line, no patience."""
+
+import gzip
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import html5lib
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+from tests.browser.conftest import HTML, open_page, pages
+from tests.browser.test_pages import LESSONS, soup
+
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+OPTIONS = {"runOnly": WCAG, "resultTypes": ["violations"], "preload": False}  # a page of files may not read its styles
+# Code and figures look alike everywhere, and take axe a minute a page: it sees those of one lesson. The words in all
+# figures have their contrast measured in test_pages.py.
+WHOLE = f"book/{LESSONS[0]}.html"
+REST = {"exclude": [[".highlight"], ["svg.lesson-figure"]]}
+# Sums the layout shifts, from the first moment on.
+WATCH_SHIFTS = """
+window.shifts = [];
+new PerformanceObserver((list) => {
+  for (const { value, sources } of list.getEntries())
+    window.shifts.push([value, ...sources.map(({ node }) => node?.textContent.trim().slice(0, 60))]);
+}).observe({ type: "layout-shift", buffered: true });
+"""
+
+
+@pytest.mark.parametrize("path", pages())
+def test_axe_finds_no_fault_in_either_theme(path: str, new_page: Callable[..., Page]) -> None:
+    page = new_page(reduced_motion="reduce")  # what fades in has no contrast at first
+    found = {}
+    # The theme changes colours alone: for the second one, only they are looked at.
+    for theme, rules in (("light", OPTIONS), ("dark", OPTIONS | {"runOnly": ["color-contrast"]})):
+        page.emulate_media(color_scheme=theme)
+        open_page(page, path)
+        page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
+        page.evaluate("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
+        report = Axe().run(page, context=None if path == WHOLE else REST, options=rules).response
+        assert report["passes"], "axe has looked at nothing"
+        for fault in report["violations"]:
+            found[theme, fault["id"]] = [node["html"][:200] for node in fault["nodes"][:5]]
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "html"),
+    [("image-alt", '<img src="data:,">'), ("color-contrast", '<p style="color: #bbb; background: #fff">pale</p>')],
+)
+def test_axe_finds_a_fault(fault: str, html: str, page: Page) -> None:
+    page.set_content(f'<html lang="en"><title>A page</title><main><h1>Title</h1>{html}</main>')
+    report = Axe().run(page, options=OPTIONS).response
+    assert [violation["id"] for violation in report["violations"]] == [fault]
+
+
+@pytest.mark.parametrize("path", ["index.html", "404.html", *pages()])
+def test_the_html_is_well_formed(path: str) -> None:
+    parser = html5lib.HTMLParser()
+    text = (HTML / path).read_text("utf-8")
+    parser.parse(text)
+    assert [(text.splitlines()[line - 1][:200], code) for (line, _), code, _ in parser.errors] == []
+    assert not re.search(r"<summary[^>]*>\s*<p|<style(?![^>]*>).*</body>", text)  # which a parser lets pass
+    assert not soup(path).select("body style")
+
+
+@pytest.mark.parametrize("path", pages())
+def test_nothing_moves_while_a_page_arrives(path: str, new_page: Callable[..., Page]) -> None:
+    for width in (1280, 360):
+        page = new_page(viewport=dict(width=width, height=900))
+        page.add_init_script(WATCH_SHIFTS)
+        open_page(page, path)
+        page.wait_for_timeout(100)
+        assert page.evaluate("window.shifts") == []
+
+
+def test_what_moves_is_seen(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<title>A page</title><p id=a></p><p>text</p>")
+    page.add_init_script(WATCH_SHIFTS)
+    page.goto((tmp_path / "page.html").as_uri())
+    page.wait_for_timeout(100)
+    page.evaluate("document.querySelector('#a').style.height = '300px'")
+    page.wait_for_function("window.shifts.length > 0")
+
+
+@pytest.mark.parametrize("path", pages())
+def test_a_page_is_light(path: str, new_page: Callable[..., Page]) -> None:
+    page = new_page()
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(request.url))
+    open_page(page, path)
+    files = [Path(unquote(urlsplit(url).path)) for url in asked if url.startswith("file:")]
+    sizes = {file.name: len(gzip.compress(file.read_bytes())) for file in files}
+    assert sum(sizes.values()) < 500_000, sizes
+
+
+@pytest.mark.parametrize("path", ["404.html", *pages()])
+def test_a_page_asks_no_other_host_and_may_not(path: str, browser: Browser) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+    context.route(re.compile("^http"), lambda route: (asked.append(route.request.url), route.abort()))
+    page.goto((HTML / path).as_uri())
+    if path != "404.html":  # which asks for nothing at all
+        refused = page.evaluate("""async () => {
+            const seen = [];
+            addEventListener("securitypolicyviolation", (e) => seen.push(e.blockedURI));
+            await fetch("https://example.org/a").catch(() => null);
+            const picture = new Image();
+            await new Promise((done) => Object.assign(picture, { onerror: done, src: "https://example.org/b.png" }));
+            return seen;
+        }""")
+        assert len(refused) == 2
+    assert asked == []
+    context.close()
+
+
+@pytest.mark.parametrize("stem", ["index", LESSONS[0]])
+def test_the_keyboard_reaches_everything_in_order(stem: str, new_page: Callable[..., Page]) -> None:
+    page = new_page(viewport=dict(width=1280, height=900))
+    open_page(page, f"book/{stem}.html")
+    # What can take the focus, in the order of the page; each must get it in turn, and show it.
+    expected = page.evaluate("""() => [...document.querySelectorAll("a[href], button, input, summary, [tabindex='0']")]
+        .filter((e) => e.tabIndex >= 0 && !e.disabled && e.checkVisibility({ checkVisibilityCSS: true }))
+        .filter((e) => e.getBoundingClientRect().width > 0)
+        .map((e, i) => (e.dataset.place = i))""")
+    reached, dim = [], []
+    for _ in range(len(expected) + 5):
+        page.keyboard.press("Tab")
+        place, seen = page.evaluate("""() => {
+            const e = document.activeElement, style = getComputedStyle(e), after = getComputedStyle(e, "::after");
+            const shown = [style, after].some((s) => s.outlineStyle !== "none" && parseFloat(s.outlineWidth) > 0);
+            const other = style.boxShadow !== "none" || e.querySelector("circle") !== null;
+            return [e.dataset.place ?? null, shown || other || e.outerHTML.slice(0, 150)];
+        }""")
+        if place is None:
+            continue
+        reached.append(int(place))
+        if seen is not True:
+            dim.append(seen)
+    missing = set(expected) - set(reached)
+    assert missing == set() and dim == []
+    first = list(dict.fromkeys(reached))
+    assert first[first.index(0) :] == sorted(first[first.index(0) :])
+
+
+@pytest.mark.parametrize("stem", LESSONS)
+def test_sliders_say_their_name_and_value_and_are_a_finger_high(stem: str, new_page: Callable[..., Page]) -> None:
+    page = new_page(viewport=dict(width=360, height=800), has_touch=True)
+    open_page(page, f"book/{stem}.html")
+    inputs = page.get_by_role("slider").all()
+    assert inputs
+    for control in inputs:
+        assert control.get_attribute("aria-label") and control.get_attribute("aria-valuetext")
+        assert control.bounding_box()["height"] >= 44
+        before = control.get_attribute("aria-valuetext")
+        control.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight") if control.get_attribute("aria-valuetext") == before else None
+        at_the_end = control.input_value() == control.get_attribute("max")
+        assert control.get_attribute("aria-valuetext") != before or at_the_end
+
+
+def test_who_wants_no_motion_gets_none(new_page: Callable[..., Page]) -> None:
+    page = new_page(reduced_motion="reduce")
+    open_page(page, f"book/{LESSONS[0]}.html")
+    moving = page.evaluate("""() => [...document.querySelectorAll("*")].filter((e) => {
+        const { animationName, transitionDuration, transitionProperty } = getComputedStyle(e);
+        const moves = transitionProperty !== "none" && !/^(0s(, )?)+$/.test(transitionDuration);
+        return animationName !== "none" || moves;
+    }).map((e) => e.outerHTML.slice(0, 100))""")
+    assert moving == []
