@@ -15,12 +15,15 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
+from playwright.sync_api import sync_playwright
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from lessons_lib.__main__ import NETS, Prepared, circumstances, replace
 from lessons_lib.resnet import ResNet
 from lessons_lib.training import train
+from tests.browser import bench as browser_bench
+from tests.browser.conftest import chromium
 from tools import bench
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,6 +154,17 @@ def builds() -> Rows:
             yield dict(state=state, seconds=time.perf_counter() - started)
 
 
+def sliders() -> Rows:
+    """The sliders of the built pages, and a live one; and how soon each page can be used."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium())
+        for page, ms in browser_bench.interactive(browser):
+            yield dict(where="page", page=page, ms=ms)
+        for page, number, ms, kB in browser_bench.built(browser):
+            yield dict(where="built", page=page, number=number, ms=ms, kB=kB)
+        yield dict(where="live", ms=browser_bench.live(browser)[0])
+
+
 def selection() -> Rows:
     """The recipe's settings, one changed at a time, judged on 10,000 held-out training images."""
     for choice in CHOICES:
@@ -175,14 +189,15 @@ def run(options: str, name: str) -> dict[str, object]:
     kept = ("net", "seed", "epochs", "parameters", "multiply_adds")
     return (
         {name: made["settings"][name] for name in kept}
-        | dict(test_acc=[line["test_acc"] for line in log], seconds=sum(line["seconds"] for line in log))
+        | dict(test_acc=[line["test_acc"] for line in log], epoch_seconds=min(line["seconds"] for line in log))
         | {name: made[name] for name in ("date", "machine", "versions")}
         | dict(command=f"python -m lessons_lib {options}")
     )
 
 
 PARTS: dict[str, Callable[[], Rows]] = {
-    part.__name__: part for part in (layers, memory, switches, overhead, processes, slopes, builds, selection, training)
+    part.__name__: part
+    for part in (layers, memory, switches, overhead, processes, slopes, sliders, builds, selection, training)
 }
 
 

@@ -179,10 +179,13 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     outdir, static = Path(app.outdir), Path(app.outdir, "_static")
     face = f"@font-face {{ font-family: 'Book Math'; src: url({font(FORMULAS.values())}) format('woff'); }}\n"
     (static / "formulas.css").write_text(face, "utf-8")
-    script = next(path for name in FONT_AWESOME for path in static.glob(name))
+    theme = Path(find_spec("pydata_sphinx_theme").origin).parent / "theme/pydata_sphinx_theme/static"
+    script = next(path for name in FONT_AWESOME for path in theme.glob(name))
     icons = script.read_text("utf-8")
     for path in pages(outdir):
-        path.write_text(lighten(path.read_text("utf-8"), icons), "utf-8")
+        html = path.read_text("utf-8")
+        if CSP not in html:  # else an earlier build has written it
+            path.write_text(lighten(html, icons), "utf-8")
     for pattern in (*FONT_AWESOME, "scripts/fontawesome.js.*", "vendor/fontawesome/**/*", "sphinx-thebe*"):
         for path in static.glob(pattern):
             if path.is_file():

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import ROOT
+from tests.browser.conftest import ROOT, chromium
 from tools.notebooks import prepare_environment
 
 LESSON = "gradient_descent"  # its first slider draws ten steps on x², and says in its title where they end
@@ -76,7 +76,8 @@ def answers(url: str) -> bool:
 def live(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator["Live"]:
     """The lesson, open in JupyterLab, all its cells run."""
     size = dict(width=1400, height=1000)
-    with jupyterlab(tmp_path_factory.mktemp("lab")) as address, browser.new_context(viewport=size) as context:
+    own = browser.browser_type.launch(executable_path=chromium())  # after many pages the other is slow to start it
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as address, own, own.new_context(viewport=size) as context:
         live = Live(context.new_page(), address)
         live.run_all()
         yield live
