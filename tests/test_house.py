@@ -110,7 +110,7 @@ def test_a_new_lesson_begins_with_a_module_whose_test_and_notebook_run(bare: Pat
     done = subprocess.run([sys.executable, "-c", run], cwd=bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = {name: set((bare / name).read_text().splitlines()) - set(before[name].splitlines()) for name in before}
-    assert lines["_toc.yml"] == {"  - file: book/weight_decay"}
+    assert {line.strip() for line in lines["_toc.yml"]} == {"- file: book/weight_decay"}
     assert lines["README.md"] == {"| [Weight decay](book/weight_decay.ipynb) | what it shows |"}
     written = {path: path.read_bytes() for path in bare.rglob("*.*") if path.is_file()}
     assert lesson.main("weight_decay", bare) == "name: lessons_lib/weight_decay.py is there already"

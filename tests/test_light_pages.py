@@ -56,6 +56,17 @@ def test_a_page_loses_what_it_does_not_use_and_gets_its_icons() -> None:
     assert light.startswith('<head>\n    <meta http-equiv="Content-Security-Policy"')
 
 
+def test_code_keeps_its_words_and_the_elements_that_colour_them() -> None:
+    code = '<span class="k">def</span><span class="w"> </span><span class="nf">f</span><span class="p">(</span>'
+    assert light_pages.lighten(code, "") == '<span class="k">def</span> <span class="nf">f</span>('
+
+
+def test_only_the_page_of_the_search_loads_the_index() -> None:
+    script = '<script src="../searchindex.js"></script>'
+    assert light_pages.lighten(script, "") == ""
+    assert script in light_pages.lighten(f'{script}<div id="search-results"></div>', "")
+
+
 def test_an_icon_that_the_theme_has_not_fails_the_build() -> None:
     with pytest.raises(ExtensionError, match="moon: no such icon"):
         light_pages.lighten('<i class="fas fa-moon"></i>', "{}")

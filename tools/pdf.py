@@ -15,7 +15,7 @@ from pypdf.generic import ArrayObject, NameObject
 
 from tests.browser.conftest import ROOT, chromium, open_page
 
-OUT = ROOT / "_build/why-deep-networks-train.pdf"
+OUT = ROOT / "_build/book.pdf"
 FOOTER = """<div style="width: 100%; font: 8px sans-serif; text-align: center">
 <span class="title"></span> · <span class="pageNumber"></span></div>"""
 

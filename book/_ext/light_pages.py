@@ -55,6 +55,10 @@ UNUSED = re.compile(
     r"|\s*<script>(?:let toggle|var togglebutton)[^<]*</script>"
     r'|\s*<link rel="preload" as="(?:font|script)"[^>]*>'
 )
+# The theme loads all that searching needs on every page; what is asked there is answered by the page of the search.
+SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>')
+# Names, brackets and spaces have the colour of code itself: elements for them are a third of a page's.
+PLAIN = re.compile(r'<span class="(?:n|nn|p|w)">([^<]*)</span>')
 
 
 def convert(formulas: Iterable[tuple[bool, str]]) -> None:
@@ -146,12 +150,16 @@ def font(texts: Iterable[str]) -> str:
 
 def lighten(html: str, icons: str) -> str:
     """A page without what it does not need, and with its icons inside."""
-    html = UNUSED.sub("", html)
+    html = PLAIN.sub(r"\1", UNUSED.sub("", html))
+    if 'id="search-results"' not in html:
+        html = SEARCH.sub("", html)
     html = ICON.sub(lambda found: icon(icons, *found.groups()[1:]), html)
     # What the standard allows in a summary, and what MyST-NB writes.
     html = re.sub(r'<p class="(collapsed|expanded) admonition-title">(.*?)</p>', r'<span class="\1">\2</span>', html)
     html = html.replace("&body=", "&amp;body=")  # in the address of the button for issues
-    return html.replace("<head>", f'<head>\n    <meta http-equiv="Content-Security-Policy" content="{CSP}">', 1)
+    # An empty icon: without one a browser asks for /favicon.ico, and logs that there is none.
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{CSP}">\n    <link rel="icon" href="data:,">'
+    return html.replace("<head>", f"<head>\n    {policy}", 1)
 
 
 def icon(icons: str, classes: str, attributes: str) -> str:

@@ -1,5 +1,6 @@
 """Every page of the built book can be read: offline, in both themes, on a phone, by those who cannot see it."""
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -217,6 +218,33 @@ def test_a_link_that_leads_nowhere_is_found() -> None:
     links = ["no.html", "../no.css", "index.html#no", "#no", "index.html", "../index.html", "https://example.org", "#"]
     page = BeautifulSoup("".join(f'<a href="{link}"></a>' for link in links), "html.parser")
     assert broken_links("book/index.html", page) == links[:4]
+
+
+def ill_formed_links(page: BeautifulSoup) -> list[str]:
+    """The addresses of other hosts that are not https, hold what no address may, or end in a sentence's full stop."""
+    found = []
+    for element in page.select("[href], [src]"):
+        link = element.get("href") or element.get("src")
+        address = urlsplit(link)
+        if not (address.scheme or address.netloc) or address.scheme == "data":
+            continue
+        host = re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", address.netloc)
+        ends_well = address.query or not address.geturl().endswith((".", ",", ";", ":", ")", "]"))
+        if address.scheme != "https" or not host or not ends_well or re.search(r'[\s<>"`{}|\\^]', link):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("path", ["index.html", "404.html", *pages()])
+def test_each_link_to_another_host_has_the_form_of_one(path: str) -> None:
+    assert ill_formed_links(soup(path)) == []
+
+
+def test_a_link_without_the_form_of_one_is_found() -> None:
+    bad = ["http://example.org", "//example.org/a", "https://example", "https://example.org/a b", "https://e.org/a."]
+    good = ["https://example.org", "https://example.org/a?b=c.", "a.html", "#a", "data:,"]
+    page = BeautifulSoup("".join(f'<a href="{link}"></a>' for link in bad + good), "html.parser")
+    assert ill_formed_links(page) == bad
 
 
 def test_the_front_door_leads_to_a_page(page: Page) -> None:
