@@ -57,6 +57,8 @@ UNUSED = re.compile(
 )
 # The theme loads all that searching needs on every page; what is asked there is answered by the page of the search.
 SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>')
+# A script that nothing in the page waits for can wait itself.
+PATIENT = re.compile(r'<script (?=src="[^"]*_static/(?!documentation_options))')
 # Names, brackets and spaces have the colour of code itself: elements for them are a third of a page's.
 PLAIN = re.compile(r'<span class="(?:n|nn|p|w)">([^<]*)</span>')
 
@@ -150,7 +152,7 @@ def font(texts: Iterable[str]) -> str:
 
 def lighten(html: str, icons: str) -> str:
     """A page without what it does not need, and with its icons inside."""
-    html = PLAIN.sub(r"\1", UNUSED.sub("", html))
+    html = PATIENT.sub("<script defer ", PLAIN.sub(r"\1", UNUSED.sub("", html)))
     if 'id="search-results"' not in html:
         html = SEARCH.sub("", html)
     html = ICON.sub(lambda found: icon(icons, *found.groups()[1:]), html)
