@@ -141,8 +141,13 @@ def _download(path: Path, sha256: str) -> None:
         reason = f"{path.name} is missing in root, and root cannot be written ({error.strerror})"
         raise OSError(error.errno, reason, str(path.parent)) from error
     try:
-        part.write_bytes(_fetch(path, sha256))
-        os.replace(part, path)
+        packed = _fetch(path, sha256)
+        try:
+            part.write_bytes(packed)
+            os.replace(part, path)
+        except OSError as error:
+            reason = f"{path.name} came whole, but could not be stored in root ({error.strerror})"
+            raise OSError(error.errno, reason, str(path.parent)) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -8,10 +8,12 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,7 +81,7 @@ class Mirror(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.files = {f"{name}.gz": gzip.compress(unpacked) for name, unpacked in files.items()}
         self.asked: list[tuple[str, str]] = []
-        self.begun, self.end = threading.Event(), threading.Event()
+        self.end = threading.Event()
 
     def url(self, kind: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{kind}/"
@@ -103,8 +105,12 @@ class Answer(BaseHTTPRequestHandler):
             kind = "good" if again else "failing"
         if kind == "stalled":
             self.server.end.wait()
-        elif kind in ("missing", "failing"):
-            self.send_error(404 if kind == "missing" else 500)
+        elif kind in ("missing", "forbidden", "failing"):
+            self.send_error({"missing": 404, "forbidden": 403, "failing": 500}[kind])
+        elif kind in ("moved", "circling"):
+            self.send_response(302)
+            self.send_header("Location", self.server.url("good" if kind == "moved" else kind) + file)
+            self.end_headers()
         elif kind != "dropped":  # which hangs up without a word
             body = {
                 "corrupt": gzip.compress(gzip.decompress(packed)[:-1] + b"?"),
@@ -117,10 +123,12 @@ class Answer(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             half = len(body) // 2
-            self.wfile.write(body[:half])
-            if kind == "trickling":
-                self.server.begun.set()
-                self.server.end.wait()
+            if kind == "slow":
+                for at in range(0, half, half // 20):
+                    self.wfile.write(body[at : min(at + half // 20, half)])
+                    time.sleep(0.005)
+            else:
+                self.wfile.write(body[:half])
             if kind != "cut":  # which promised all and hangs up in the middle
                 self.wfile.write(body[half:])
 
@@ -363,6 +371,7 @@ def test_download_goes_to_the_cache_of_the_user(
 
 DEAD = {
     "missing": "404",
+    "forbidden": "403",
     "failing": "500",
     "corrupt": "SHA-256",
     "truncated": "truncated",
@@ -389,6 +398,18 @@ def test_dead_mirror_is_passed_over(
     assert_is_whole(fashion_mnist("train", full=True, root=tmp_path), whole)
     assert [asked for asked, _ in mirror.asked] == [kind, kind, "good"]
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.gz" for name in TRAIN}
+
+
+def test_mirror_may_send_elsewhere_but_not_in_circles(
+    whole: dict[str, bytes], tmp_path: Path, mirror: Mirror, use: Callable[..., None]
+) -> None:
+    use("moved")
+    assert_is_whole(fashion_mnist("train", full=True, root=tmp_path / "moved"), whole)
+    use("circling")
+    with pytest.raises(ConnectionError, match="infinite loop"):
+        fashion_mnist("train", full=True, root=tmp_path / "circling")
+    use("circling", "good")
+    assert_is_whole(fashion_mnist("train", full=True, root=tmp_path / "circling"), whole)
 
 
 def test_mirror_gets_a_second_chance(
@@ -494,30 +515,103 @@ def test_failure_at_the_last_step(
 
     use("good")
     monkeypatch.setattr(data.os, "replace", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         fashion_mnist("train", full=True, root=tmp_path)
+    assert isinstance(error, KeyboardInterrupt) or str(tmp_path) in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_download_leaves_nothing_that_is_trusted(
+KILLED = """
+import json, os, random, signal, sys, time
+from lessons_lib import data
+data.MIRRORS = (sys.argv[1],); data.SHA256 = json.loads(sys.argv[2])
+rng = random.Random(0)
+for number in range(100):
+    if not (child := os.fork()):
+        data.fashion_mnist("train", full=True, root=os.path.join(sys.argv[3], str(number)))
+        os._exit(0)
+    time.sleep(rng.uniform(0, 0.2))
+    os.kill(child, signal.SIGKILL)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_killed_downloads_leave_nothing_that_is_trusted_and_recover(
     whole: dict[str, bytes], tmp_path: Path, mirror: Mirror, use: Callable[..., None]
 ) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, mirror.url("slow"), json.dumps(data.SHA256), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == [str(-signal.SIGKILL)] * 100  # each was killed, none had ended
+    use("good")
+    left = []
+    for number in range(100):
+        root = tmp_path / str(number)
+        found = list(root.iterdir()) if root.is_dir() else []
+        for path in found:
+            assert path.suffix == ".part" or gzip.decompress(path.read_bytes()) == whole[path.stem]
+        left.append(sorted(path.suffix for path in found))
+        assert_is_whole(fashion_mnist("train", full=True, root=root), whole)
+    assert {".part", ".gz"} <= {suffix for found in left for suffix in found}  # some in a file, some between the two
+
+
+TOGETHER = """
+import json, os, sys
+from lessons_lib import data
+data.MIRRORS = (sys.argv[1],); data.SHA256 = json.loads(sys.argv[2])
+children = []
+for _ in range(4):
+    if not (child := os.fork()):
+        data.fashion_mnist("train", full=True, root=sys.argv[3])
+        os._exit(0)
+    children.append(child)
+print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def test_processes_that_download_at_once_do_not_disturb_each_other(
+    whole: dict[str, bytes], tmp_path: Path, mirror: Mirror, use: Callable[..., None]
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", TOGETHER, mirror.url("slow"), json.dumps(data.SHA256), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ["0"] * 4
+    assert len(mirror.asked) == 8  # each had begun before another was done
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.gz" for name in data.FILES["train"])
+    use("missing")  # what lies there is enough
+    assert_is_whole(fashion_mnist("train", full=True, root=tmp_path), whole)
+
+
+def test_disk_that_is_full_keeps_no_part(
+    whole: dict[str, bytes], tmp_path: Path, mirror: Mirror, use: Callable[..., None]
+) -> None:
+    """The system refuses to write more than 1,000 bytes: the limit of a process stands for a disk without room."""
     program = (
-        "import json, sys; from lessons_lib import data\n"
+        "import json, resource, sys; from lessons_lib import data\n"
         "data.MIRRORS = (sys.argv[1],); data.SHA256 = json.loads(sys.argv[2])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "data.fashion_mnist('train', full=True, root=sys.argv[3])"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, mirror.url("trickling"), json.dumps(data.SHA256), str(tmp_path)],
+    run = subprocess.run(
+        [sys.executable, "-c", program, mirror.url("good"), json.dumps(data.SHA256), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
-    try:
-        assert mirror.begun.wait(60), "the child never asked"
-    finally:
-        child.kill()
-    assert child.wait(60) < 0  # killed, not ended
-    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    assert run.returncode == 1
+    assert "train-images-idx3-ubyte.gz came whole, but could not be stored in root (File too large)" in run.stderr
+    assert str(tmp_path) in run.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
     use("good")
     assert_is_whole(fashion_mnist("train", full=True, root=tmp_path), whole)
 

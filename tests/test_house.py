@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
@@ -174,3 +174,23 @@ def test_importing_a_lesson_s_module_is_light() -> None:
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "torch" in modules
     assert not {"pandas", "requests", "scipy", "torchvision", "matplotlib", "ipywidgets"} & set(modules)
+
+
+def test_every_dependency_has_its_purpose_and_licence() -> None:
+    wanted = {Requirement(line).name for line in requires("lessons_lib")}
+    rows = re.findall(r"^\| ([\w-]+) \| (.+) \| (.+) \|$", (ROOT / "DEPENDENCIES.md").read_text(), re.M)
+    assert {name for name, *_ in rows} - {"library"} == wanted
+    assert len(rows) - 2 == len(wanted)  # each once, and the heads of two tables
+
+
+def test_actions_are_pinned_to_commits() -> None:
+    uses = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/book.yml").read_text())
+    assert uses
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in uses)
+
+
+def test_nothing_is_unpickled() -> None:
+    for path in [*ROOT.glob("lessons_lib/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("book/*.ipynb")]:
+        text = path.read_text()
+        assert not re.search(r"import (pickle|joblib|dill)\b|allow_pickle|weights_only=False", text), path
+        assert text.count("torch.load(") == text.count("weights_only=True"), path
