@@ -57,7 +57,7 @@ UNUSED = re.compile(
 )
 # The theme loads all that searching needs on every page; what is asked there is answered by the page of the search.
 SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>')
-# A script that nothing in the page waits for can wait itself.
+# A script that nothing in the page waits for can wait itself. (The page of the search calls its scripts at once.)
 PATIENT = re.compile(r'<script (?=src="[^"]*_static/(?!documentation_options))')
 # Names, brackets and spaces have the colour of code itself: elements for them are a third of a page's.
 PLAIN = re.compile(r'<span class="(?:n|nn|p|w)">([^<]*)</span>')
@@ -152,9 +152,9 @@ def font(texts: Iterable[str]) -> str:
 
 def lighten(html: str, icons: str) -> str:
     """A page without what it does not need, and with its icons inside."""
-    html = PATIENT.sub("<script defer ", PLAIN.sub(r"\1", UNUSED.sub("", html)))
+    html = PLAIN.sub(r"\1", UNUSED.sub("", html))
     if 'id="search-results"' not in html:
-        html = SEARCH.sub("", html)
+        html = PATIENT.sub("<script defer ", SEARCH.sub("", html))
     html = ICON.sub(lambda found: icon(icons, *found.groups()[1:]), html)
     # What the standard allows in a summary, and what MyST-NB writes.
     html = re.sub(r'<p class="(collapsed|expanded) admonition-title">(.*?)</p>', r'<span class="\1">\2</span>', html)

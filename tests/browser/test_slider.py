@@ -58,6 +58,9 @@ class Driver:
         self.inputs = box.get_by_role("slider").all()
         self.indices = [parameter["start"] for parameter in self.parameters]
         self.seen: set[int] = set()
+        # A section far from the window is not laid out: come near, and wait until it is shown.
+        box.scroll_into_view_if_needed()
+        self.page.wait_for_function("box => box.innerText", arg=box.element_handle())
         self.compare()
 
     def compare(self) -> None:
@@ -128,6 +131,7 @@ def test_every_slider_shows_what_its_notebook_drew(stem: str, new_page: Callable
         Driver(box, html).everywhere()
     page.set_viewport_size(dict(width=360, height=800))
     for row in page.locator(".lesson-slider label").all():
+        row.scroll_into_view_if_needed()
         box, track = row.bounding_box(), row.get_by_role("slider").bounding_box()
         assert track["height"] >= 44, "too low for a finger"
         assert box["height"] <= 44 + 2 * 16 and track["width"] > 250, "more than a line of words and a track"
