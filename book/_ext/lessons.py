@@ -111,7 +111,7 @@ class Lesson:
     def _works(self) -> Iterator[Work]:
         authors = ""
         for item in re.findall(r"^- (.*\]\(https://.*)$", self.prose.rpartition("Sources:")[2], re.M):
-            for before, title, url, year in re.findall(rf"(.*?),? \[([^]]+)\]\(({URL})\)(?:,? \(?(\d{4}))?", item):
+            for before, title, url, year in re.findall(rf"(.*?),? \[([^]]+)\]\(({URL})\)(?:,? \(?(\d{{4}}))?", item):
                 named = before.removeprefix(", and ")
                 authors = authors if named == "The same" else named
                 yield Work(authors, title, url, year)

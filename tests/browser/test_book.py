@@ -131,6 +131,9 @@ def test_sources_are_sorted_and_none_stands_twice() -> None:
     names = [re.sub(r"^(?:\w\.-?)+ ", "", re.split(r",| and ", item)[0]).casefold() for item in items]
     assert names == sorted(names) and len(set(items)) == len(items) > 40
     assert not any("The same" in item for item in items)
+    assert all(re.match(r"\w", item) for item in items)
+    dated = [item for item in items if re.search(r", (19|20)\d\d\b", item)]
+    assert len(dated) > 0.8 * len(items)  # the others are books that grow
 
 
 @pytest.mark.parametrize(
