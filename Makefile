@@ -10,7 +10,7 @@ SOURCES := _config.yml _toc.yml lessons_lib/slider.css lessons_lib/sliders.py $(
 # A process a core, with one thread each: threads that share a core wait for each other. A file stays in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
 
-.PHONY: help book serve pdf test notebooks bench benchmarks lesson colab-check fork lock clean
+.PHONY: help book serve pdf test notebooks bench benchmarks mutants coverage lesson colab-check fork lock clean
 .DELETE_ON_ERROR:
 
 help:            ## list the commands
@@ -43,6 +43,13 @@ bench: $(HTML) .venv/.chromium   ## measure our layers against PyTorch's, as rat
 benchmarks: .venv/.chromium $(HTML)   ## measure all that the page of benchmarks shows (only=layers for a part): hours
 	$(BIN)/python -m tools.benchmarks $(only)
 
+mutants: .venv-mutants/.ready   ## change the library and see whether its tests notice (only=sgd for a module): hours
+	.venv-mutants/bin/python -m tools.mutants $(only)
+
+coverage: .venv/.ready   ## which lines and branches of the library its tests reach
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --branch --source lessons_lib -m pytest tests --ignore tests/browser
+	$(BIN)/python -m coverage report --show-missing --skip-covered
+
 lesson: .venv/.ready   ## begin a lesson: notebook, module, test (name=weight_decay)
 	$(BIN)/python -m tools.lesson '$(name)'
 
@@ -56,7 +63,7 @@ lock:            ## pin the newest environment that pyproject.toml allows (needs
 	$(PYTHON) tools/lock.py
 
 clean:           ## remove everything that the other commands made
-	rm -rf _build .venv .venv-colab *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf _build .venv .venv-colab .venv-mutants *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A clean build each time: after a failed one Sphinx can call an incremental one a success.
@@ -77,6 +84,12 @@ $(HTML): .venv/.ready $(SOURCES)
 	rm -rf .venv-colab
 	$(PYTHON) -m venv .venv-colab
 	.venv-colab/bin/python -m pip install -q -r tools/colab.txt
+	touch $@
+
+.venv-mutants/.ready: requirements.txt
+	rm -rf .venv-mutants
+	$(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip install -q -r requirements.txt mutmut==3.8.1
 	touch $@
 
 # A browser that starts: the system's own, else Playwright's, else Debian's.

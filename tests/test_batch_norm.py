@@ -621,3 +621,9 @@ def test_lenet_has_a_right_gradient_at_every_parameter_and_at_the_input(norm: ty
         for name, parameter in layer.named_parameters():
             idle = name == "bias" and isinstance(following, BatchNorm)  # the norm takes any shift out again
             assert (parameter.grad.abs().max() < 1e-12) == idle, (layer, name)
+
+
+def test_default_eps_is_that_of_pytorch() -> None:
+    X, zero, one = 1e-3 * randn(8, 3, dtype=torch.float64), torch.zeros(3).double(), torch.ones(3).double()
+    Y, _, _ = batch_norm(True, X, one, zero, zero, one)
+    torch.testing.assert_close(Y, nn.functional.batch_norm(X, None, None, training=True), rtol=0, atol=1e-12)

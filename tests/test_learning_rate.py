@@ -372,3 +372,9 @@ def test_refuses_a_number_of_steps(make: Callable, least: int) -> None:
 def test_warmup_refuses_what_is_no_function(schedule: object) -> None:
     with pytest.raises(TypeError, match=r"^schedule: expected a function of the step, got "):
         warmup(schedule, 5)
+
+
+def test_a_schedule_that_is_made_here_names_its_step() -> None:
+    """Those above are made before any test runs."""
+    with pytest.raises(ValueError, match=r"^step: expected at least 0, got -1$"):
+        constant(0.1)(-1)

@@ -1,0 +1,66 @@
+"""Change the library in many small ways, one at a time, and see whether its tests notice: `make mutants`.
+
+mutmut makes the changes ("mutants") in a copy of the repository; those of a module are tried against that module's own
+tests. Those that no test notices must stand in tests/survivors.txt, each with the reason why, and nothing else may. To
+look at some modules only: `make mutants only="sgd batch_norm"`. A module takes minutes, all of them hours.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SURVIVORS = ROOT / "tests/survivors.txt"
+MODULES = [
+    path.stem for path in sorted(ROOT.glob("lessons_lib/*.py")) if (ROOT / f"tests/test_{path.stem}.py").exists()
+]
+SETTINGS = """
+[tool.mutmut]
+source_paths = ["lessons_lib/"]
+only_mutate = ["lessons_lib/{stem}.py"]
+pytest_add_cli_args_test_selection = ["tests/test_{stem}.py"]
+also_copy = ["tools", "book", "_config.yml", "_toc.yml", "README.md"]
+"""
+
+
+def explained() -> set[str]:
+    """The mutants that tests/survivors.txt lists."""
+    lines = SURVIVORS.read_text("utf-8").splitlines()
+    return {line.split()[0] for line in lines if line.startswith("lessons_lib.")}
+
+
+def mutate(stem: str, folder: Path) -> tuple[int, list[str]]:
+    """How many mutants a module has, and which of them no test notices."""
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "_build", "runs", "mutants", "*.egg-info"))
+    with (folder / "pyproject.toml").open("a") as file:
+        file.write(SETTINGS.format(stem=stem))
+    # Threads do not survive the fork that starts each mutant's tests.
+    environment = os.environ | dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1")
+    run = [sys.executable, "-m", "mutmut"]
+    with (folder / "log").open("w") as log:
+        done = subprocess.run([*run, "run"], cwd=folder, env=environment, stdout=log, stderr=log)
+    results = subprocess.run([*run, "results", "--all", "true"], cwd=folder, env=environment, capture_output=True)
+    found = re.findall(r"^\s*(lessons_lib\.\S+): (.+)$", results.stdout.decode(), re.M)
+    if done.returncode or not found:
+        sys.exit(f"{stem}: mutmut could not run: {(folder / 'log').read_text()[-2000:]}")
+    return len(found), [name for name, state in found if state not in ("killed", "timeout")]
+
+
+def main(stems: list[str]) -> None:
+    total, unnoticed = 0, []
+    for stem in stems or MODULES:
+        with tempfile.TemporaryDirectory() as folder:
+            made, left = mutate(stem, Path(folder, "book"))
+        total, unnoticed = total + made, unnoticed + left
+        print(f"{stem:17} {made:4} mutants, {made - len(left):4} noticed", *left, sep="\n  ", flush=True)
+    print(f"{1 - len(unnoticed) / total:.1%} of {total} mutants noticed")
+    if new := set(unnoticed) - explained():
+        sys.exit(f"not in {SURVIVORS.name}, so a test is missing: " + ", ".join(sorted(new)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
