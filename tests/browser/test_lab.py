@@ -1,5 +1,6 @@
 """A lesson's slider in JupyterLab, with a kernel behind it: what the reader moves and edits is what the reader sees."""
 
+import json
 import os
 import re
 import shutil
@@ -91,7 +92,18 @@ class Live:
         self.slider = page.locator(".widget-hslider").first
         self.picture = page.locator(".widget-html-content").first
         page.goto(f"{address}/lab/tree/{LESSON}.ipynb")
+        # On a busy machine JupyterLab shows a kernel as idle before it is connected to it, and would ask for one.
+        end = time.time() + START_UP
+        while not self.connected():
+            assert time.time() < end, "the kernel does not start"
+            page.wait_for_timeout(100)
         page.locator(f"{INDICATOR}[data-status=idle]").wait_for(timeout=START_UP * 1000)
+
+    def connected(self) -> bool:
+        """Whether the server has a kernel that is idle, and the page is connected to it."""
+        with urllib.request.urlopen(f"{self.address}/api/kernels") as reply:
+            kernels = json.load(reply)
+        return any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels)
 
     def run_all(self) -> None:
         self.page.get_by_role("menuitem", name="Run", exact=True).click()

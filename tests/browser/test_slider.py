@@ -59,8 +59,8 @@ class Driver:
         self.indices = [parameter["start"] for parameter in self.parameters]
         self.seen: set[int] = set()
         # A section far from the window is not laid out: come near, and wait until it is shown.
-        box.scroll_into_view_if_needed()
-        self.page.wait_for_function("box => box.innerText", arg=box.element_handle())
+        come = "(box) => { box.scrollIntoView(); return box.innerText; }"  # again: what lies above grows as it is shown
+        self.page.wait_for_function(come, arg=box.element_handle())
         self.compare()
 
     def compare(self) -> None:
