@@ -521,14 +521,29 @@ def test_failure_at_the_last_step(
     assert list(tmp_path.iterdir()) == []
 
 
-KILLED = """
-import json, os, random, signal, sys, time
+SET_UP = """
+import json, os, random, resource, signal, sys, time
 from lessons_lib import data
-data.MIRRORS = (sys.argv[1],); data.SHA256 = json.loads(sys.argv[2])
+url, hashes, root = sys.argv[1:]
+data.MIRRORS, data.SHA256 = (url,), json.loads(hashes)
+"""
+
+
+def elsewhere(program: str, url: str, root: Path) -> subprocess.CompletedProcess[str]:
+    """Run it in a process of its own, where `url` is the only mirror."""
+    return subprocess.run(
+        [sys.executable, "-c", SET_UP + program, url, json.dumps(data.SHA256), str(root)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+
+
+KILLED = """
 rng = random.Random(0)
 for number in range(100):
     if not (child := os.fork()):
-        data.fashion_mnist("train", full=True, root=os.path.join(sys.argv[3], str(number)))
+        data.fashion_mnist("train", full=True, root=os.path.join(root, str(number)))
         os._exit(0)
     time.sleep(rng.uniform(0, 0.2))
     os.kill(child, signal.SIGKILL)
@@ -539,14 +554,7 @@ for number in range(100):
 def test_killed_downloads_leave_nothing_that_is_trusted_and_recover(
     whole: dict[str, bytes], tmp_path: Path, mirror: Mirror, use: Callable[..., None]
 ) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED, mirror.url("slow"), json.dumps(data.SHA256), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=True,
-    )
+    run = elsewhere(KILLED, mirror.url("slow"), tmp_path)
     assert run.stdout.split() == [str(-signal.SIGKILL)] * 100  # each was killed, none had ended
     use("good")
     left = []
@@ -561,13 +569,10 @@ def test_killed_downloads_leave_nothing_that_is_trusted_and_recover(
 
 
 TOGETHER = """
-import json, os, sys
-from lessons_lib import data
-data.MIRRORS = (sys.argv[1],); data.SHA256 = json.loads(sys.argv[2])
 children = []
 for _ in range(4):
     if not (child := os.fork()):
-        data.fashion_mnist("train", full=True, root=sys.argv[3])
+        data.fashion_mnist("train", full=True, root=root)
         os._exit(0)
     children.append(child)
 print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
@@ -577,14 +582,7 @@ print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children
 def test_processes_that_download_at_once_do_not_disturb_each_other(
     whole: dict[str, bytes], tmp_path: Path, mirror: Mirror, use: Callable[..., None]
 ) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", TOGETHER, mirror.url("slow"), json.dumps(data.SHA256), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=True,
-    )
+    run = elsewhere(TOGETHER, mirror.url("slow"), tmp_path)
     assert run.stdout.split() == ["0"] * 4
     assert len(mirror.asked) == 8  # each had begun before another was done
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.gz" for name in data.FILES["train"])
@@ -596,18 +594,8 @@ def test_disk_that_is_full_keeps_no_part(
     whole: dict[str, bytes], tmp_path: Path, mirror: Mirror, use: Callable[..., None]
 ) -> None:
     """The system refuses to write more than 1,000 bytes: the limit of a process stands for a disk without room."""
-    program = (
-        "import json, resource, sys; from lessons_lib import data\n"
-        "data.MIRRORS = (sys.argv[1],); data.SHA256 = json.loads(sys.argv[2])\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "data.fashion_mnist('train', full=True, root=sys.argv[3])"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program, mirror.url("good"), json.dumps(data.SHA256), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-    )
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+    run = elsewhere(f"{limit}data.fashion_mnist('train', full=True, root=root)", mirror.url("good"), tmp_path)
     assert run.returncode == 1
     assert "train-images-idx3-ubyte.gz came whole, but could not be stored in root (File too large)" in run.stderr
     assert str(tmp_path) in run.stderr.splitlines()[-1]

@@ -15,14 +15,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SURVIVORS = ROOT / "tests/survivors.txt"
-MODULES = [
-    path.stem for path in sorted(ROOT.glob("lessons_lib/*.py")) if (ROOT / f"tests/test_{path.stem}.py").exists()
-]
+# A module's tests; __main__'s are in test_main.py.
+TESTS = {path.stem: f"tests/test_{path.stem.strip('_')}.py" for path in sorted(ROOT.glob("lessons_lib/*.py"))}
+MODULES = [stem for stem, tests in TESTS.items() if (ROOT / tests).exists()]
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["lessons_lib/"]
 only_mutate = ["lessons_lib/{stem}.py"]
-pytest_add_cli_args_test_selection = ["tests/test_{stem}.py"]
+pytest_add_cli_args_test_selection = ["{tests}"]
 also_copy = ["tools", "book", "_config.yml", "_toc.yml", "README.md"]
 """
 
@@ -37,7 +37,7 @@ def mutate(stem: str, folder: Path) -> tuple[int, list[str]]:
     """How many mutants a module has, and which of them no test notices."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "_build", "runs", "mutants", "*.egg-info"))
     with (folder / "pyproject.toml").open("a") as file:
-        file.write(SETTINGS.format(stem=stem))
+        file.write(SETTINGS.format(stem=stem, tests=TESTS[stem]))
     # Threads do not survive the fork that starts each mutant's tests.
     environment = os.environ | dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1")
     run = [sys.executable, "-m", "mutmut"]
