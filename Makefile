@@ -10,7 +10,7 @@ SOURCES := _config.yml _toc.yml lessons_lib/slider.css lessons_lib/sliders.py $(
 # A process a core, with one thread each: threads that share a core wait for each other. A file stays in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
 
-.PHONY: help book serve pdf test notebooks bench benchmarks mutants coverage lesson colab-check fork lock clean
+.PHONY: help book serve pdf test notebooks bench benchmarks mutants reruns coverage lesson colab-check fork lock clean
 .DELETE_ON_ERROR:
 
 help:            ## list the commands
@@ -45,6 +45,9 @@ benchmarks: .venv/.chromium $(HTML)   ## measure all that the page of benchmarks
 
 mutants: .venv-mutants/.ready   ## change the library and see whether its tests notice (only=sgd for a module): hours
 	.venv-mutants/bin/python -m tools.mutants $(only)
+
+reruns: .venv/.ready   ## re-execute the book as other machines would, and see what strays (runs=20): an hour
+	$(BIN)/python -m tools.reruns $(or $(runs),20) $(pythons)
 
 coverage: .venv/.ready   ## which lines and branches of the library its tests reach
 	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --branch --source lessons_lib -m pytest tests --ignore tests/browser

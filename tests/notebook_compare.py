@@ -50,6 +50,10 @@ class Tolerance(NamedTuple):
     px: float = 0.5
 
 
+# How far the numbers (under NUMBER) and the coordinates (under COORDINATE) of the cell at hand strayed where they may.
+strayed: Counter[re.Pattern[str]] = Counter()
+
+
 class Mismatch(Exception):
     """What came is not what is stored; the message says where."""
 
@@ -80,12 +84,13 @@ def tolerance(source: str) -> Tolerance:
     return Tolerance(float(found[1]) if found[1] else None, float(found[2] or Tolerance().px))
 
 
-def agree(stored: str, fresh: str, allowed: float | None) -> bool:
+def agree(stored: str, fresh: str, allowed: float | None, number: re.Pattern[str] = NUMBER) -> bool:
     """Whether two printed numbers are the same: whole ones exactly, unless a tolerance is declared."""
     if stored == fresh:
         return True
-    x, y = (float(number.replace("−", "-")) for number in (stored, fresh))
+    x, y = (float(text.replace("−", "-")) for text in (stored, fresh))
     if allowed is not None:
+        strayed[number] = max(strayed[number], abs(x - y))
         return abs(x - y) <= allowed * (1 + 1e-9)  # 0.90 - 0.87 is a little more than 0.03
     whole = any(number.lstrip("-+−").rstrip(".").isdecimal() for number in (stored, fresh))
     return not whole and math.isclose(x, y, rel_tol=1e-6)
@@ -96,7 +101,7 @@ def compare_text(stored: str, fresh: str, allowed: float | None = None, number: 
     old, new = number.split(stored), number.split(fresh)
     for i, (a, b) in enumerate(zip_longest(old, new, fillvalue="")):
         if i % 2 and a and b:
-            same = agree(a, b, allowed)
+            same = agree(a, b, allowed, number)
         else:
             same = a == b or (allowed is not None and a.strip(" ") == b.strip(" "))
         if not same:
@@ -234,12 +239,20 @@ def compare_mime(mime: str, stored: NotebookNode, fresh: NotebookNode, allowed: 
 
 
 def compare_outputs(self: Any, test: list[NotebookNode], ref: list[NotebookNode], skip_compare: Any = None) -> bool:
-    """Stand in for nbval's method of this name: say whether fresh (`test`) and stored (`ref`) outputs agree."""
+    """Stand in for nbval's method of this name: say whether fresh (`test`) and stored (`ref`) outputs agree, and
+    report how far they strayed (`--junitxml` keeps that)."""
+    strayed.clear()
     try:
         compare_cell(ref, test, self.cell.source)
     except Mismatch as error:
         self.comparison_traceback = [str(error)]
         return False
+    finally:
+        self.user_properties += [
+            ("cell", self.cell.id),
+            ("number", strayed[NUMBER]),
+            ("px", strayed[COORDINATE]),
+        ]
     return True
 
 

@@ -1,0 +1,89 @@
+"""Run the whole book again and again, each time as another machine would, and see what strays: `make reruns`.
+
+The runs differ in their threads, in the vector instructions that torch and its libraries may use and, where more than
+one is named, in their Python: `make reruns runs=20 pythons="/path/to/python3.10 /path/to/python3.13"`. Each prints a
+line of a table. tests/strays.txt keeps how far the cells that declare a tolerance strayed; tests/test_notebooks.py holds
+their tolerances to it.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from itertools import cycle, islice, product
+from pathlib import Path
+from xml.etree import ElementTree
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+STRAYS = ROOT / "tests/strays.txt"
+HEAD = """\
+How far the cells that declare a tolerance strayed from what is stored: the largest difference in numbers and in px.
+`make reruns` measured it in {} runs of the whole book and wrote this file.
+
+"""
+THREADS = ("1", "2", "4")
+SETS = ("default", "avx2", "avx512")
+# A process a core where each has one thread. More threads wait for each other without spinning.
+COMMAND = "-m pytest -q -p tests.notebook_compare -n auto --dist loadscope --nbval book --junitxml".split()
+
+
+def environment(threads: str, vectors: str) -> dict[str, str]:
+    """What makes torch and the libraries under it compute with that many threads and those instructions."""
+    onednn, mkl = {"default": ("SSE41", "SSE4_2"), "avx2": ("AVX2", "AVX2"), "avx512": ("AVX512_CORE", "AVX512")}[
+        vectors
+    ]
+    chosen = dict(ATEN_CPU_CAPABILITY=vectors, ONEDNN_MAX_CPU_ISA=onednn, MKL_ENABLE_INSTRUCTIONS=mkl)
+    return os.environ | chosen | dict(OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive", PYTHONHASHSEED="0")
+
+
+def run(python: str, threads: str, vectors: str) -> tuple[ElementTree.Element, str]:
+    """Re-execute the book once; return the report on its cells, and what pytest printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [python, *COMMAND, str(report)]
+        done = subprocess.run(command, cwd=ROOT, env=environment(threads, vectors), capture_output=True, text=True)
+        if not report.exists():
+            sys.exit(f"pytest could not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return ElementTree.parse(report).getroot(), done.stdout
+
+
+def properties(case: ElementTree.Element) -> dict[str, str]:
+    """What the report says of a cell besides its name: `cell`, its id, and how far its `number`s and `px` strayed."""
+    return {item.get("name", ""): item.get("value", "") for item in case.iter("property")}
+
+
+def main(runs: int, pythons: list[str]) -> None:
+    best = torch.backends.cpu.get_cpu_capability().lower()
+    supported = SETS[: 1 + SETS.index(best)] if best in SETS else ("default",)
+    settings = zip(cycle(product(THREADS, supported)), cycle(pythons))
+    furthest: Counter[tuple[str, str, str]] = Counter()
+    failed = 0
+    print("| run | Python | threads | instructions | seconds | cells | failed |\n|" + "--:|" * 7, flush=True)
+    for n, ((threads, vectors), python) in enumerate(islice(settings, runs), 1):
+        started = time.perf_counter()
+        report, printed = run(python, threads, vectors)
+        cases = list(report.iter("testcase"))
+        wrong = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+        failed += len(wrong)
+        for case in cases:
+            found, lesson = properties(case), case.get("classname", "").split(".")[-2]
+            for kind in ("number", "px"):
+                key = (lesson, found.get("cell", ""), kind)
+                furthest[key] = max(furthest[key], float(found.get(kind, 0)))
+        version = subprocess.check_output([python, "-V"], text=True).split()[1]
+        seconds = time.perf_counter() - started
+        print(f"| {n} | {version} | {threads} | {vectors} | {seconds:.0f} | {len(cases)} | {len(wrong)} |", flush=True)
+        if wrong:
+            print(printed)
+    cells = sorted({key[:2] for key in furthest if furthest[key]})
+    rows = [f"{' '.join(cell):18} {furthest[*cell, 'number']:<9.2g} {furthest[*cell, 'px']:.2g}\n" for cell in cells]
+    STRAYS.write_text(HEAD.format(runs) + "".join(rows), "utf-8")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:] or [sys.executable])
