@@ -2,8 +2,7 @@
 
 The runs differ in their threads, in the vector instructions that torch and its libraries may use and, where more than
 one is named, in their Python: `make reruns runs=20 pythons="/path/to/python3.10 /path/to/python3.13"`. Each prints a
-line of a table. tests/strays.txt keeps how far the cells that declare a tolerance strayed; tests/test_notebooks.py holds
-their tolerances to it.
+line of a table. tests/strays.txt keeps how far the cells that declare a tolerance strayed.
 """
 
 import os
@@ -26,16 +25,15 @@ How far the cells that declare a tolerance strayed from what is stored: the larg
 
 """
 THREADS = ("1", "2", "4")
-SETS = ("default", "avx2", "avx512")
+# Vector instructions, from the fewest to the most: torch's name for them, then oneDNN's and MKL's.
+SETS = {"default": ("SSE41", "SSE4_2"), "avx2": ("AVX2", "AVX2"), "avx512": ("AVX512_CORE", "AVX512")}
 # A process a core where each has one thread. More threads wait for each other without spinning.
-COMMAND = "-m pytest -q -p tests.notebook_compare -n auto --dist loadscope --nbval book --junitxml".split()
+COMMAND = ["-m", "pytest", "-q", "-p", "tests.notebook_compare", "-n", "auto", "--dist", "loadscope", "--nbval", "book"]
 
 
 def environment(threads: str, vectors: str) -> dict[str, str]:
     """What makes torch and the libraries under it compute with that many threads and those instructions."""
-    onednn, mkl = {"default": ("SSE41", "SSE4_2"), "avx2": ("AVX2", "AVX2"), "avx512": ("AVX512_CORE", "AVX512")}[
-        vectors
-    ]
+    onednn, mkl = SETS[vectors]
     chosen = dict(ATEN_CPU_CAPABILITY=vectors, ONEDNN_MAX_CPU_ISA=onednn, MKL_ENABLE_INSTRUCTIONS=mkl)
     return os.environ | chosen | dict(OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive", PYTHONHASHSEED="0")
 
@@ -44,7 +42,7 @@ def run(python: str, threads: str, vectors: str) -> tuple[ElementTree.Element, s
     """Re-execute the book once; return the report on its cells, and what pytest printed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [python, *COMMAND, str(report)]
+        command = [python, *COMMAND, "--junitxml", str(report)]
         done = subprocess.run(command, cwd=ROOT, env=environment(threads, vectors), capture_output=True, text=True)
         if not report.exists():
             sys.exit(f"pytest could not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -57,8 +55,8 @@ def properties(case: ElementTree.Element) -> dict[str, str]:
 
 
 def main(runs: int, pythons: list[str]) -> None:
-    best = torch.backends.cpu.get_cpu_capability().lower()
-    supported = SETS[: 1 + SETS.index(best)] if best in SETS else ("default",)
+    best, names = torch.backends.cpu.get_cpu_capability().lower(), list(SETS)
+    supported = names[: names.index(best) + 1] if best in SETS else ["default"]
     settings = zip(cycle(product(THREADS, supported)), cycle(pythons))
     furthest: Counter[tuple[str, str, str]] = Counter()
     failed = 0
@@ -80,7 +78,9 @@ def main(runs: int, pythons: list[str]) -> None:
         if wrong:
             print(printed)
     cells = sorted({key[:2] for key in furthest if furthest[key]})
-    rows = [f"{' '.join(cell):18} {furthest[*cell, 'number']:<9.2g} {furthest[*cell, 'px']:.2g}\n" for cell in cells]
+    rows = [
+        f"{' '.join(cell):18} {furthest[(*cell, 'number')]:<9.2g} {furthest[(*cell, 'px')]:.2g}\n" for cell in cells
+    ]
     STRAYS.write_text(HEAD.format(runs) + "".join(rows), "utf-8")
     sys.exit(bool(failed))
 
