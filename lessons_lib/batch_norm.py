@@ -125,7 +125,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         if X.dtype in (torch.float16, torch.bfloat16) and self.weight.dtype == torch.float32:
-            return self.forward(X.float()).to(X.dtype)  # a sum over a batch needs more digits than its terms have
+            return self.forward(X.float()).to(X.dtype)
         state = self.state(X)
         if not self.training:
             return batch_norm(False, X, **state, eps=self.eps)[0]
@@ -133,13 +133,13 @@ class BatchNorm(nn.Module):
         # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
         # work in place on a Function's output that is a view.
         x = X.reshape(*X.shape[:2], -1)
-        y, mean, var = _BatchNorm.apply(x, self.weight, self.bias, self.eps)
+        y, mean, var = _BatchNorm.apply(*map(widened, (x, self.weight, self.bias)), self.eps)
         n = X.numel() // self.num_features
         with torch.no_grad():  # lerp_(b, w) is (1 - w) a + w b, in place
-            self.running_mean.lerp_(mean, 1 - self.momentum)
-            self.running_var.lerp_(var * (n / (n - 1)), 1 - self.momentum)
+            self.running_mean.lerp_(mean.to(X.dtype), 1 - self.momentum)
+            self.running_var.lerp_((var * (n / (n - 1))).to(X.dtype), 1 - self.momentum)
             self.num_batches_tracked += 1
-        return y.view(X.shape)
+        return y.view(X.shape).to(X.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, num_dims={self.num_dims}, eps={self.eps}, momentum={self.momentum}"
@@ -176,6 +176,11 @@ class _BatchNorm(torch.autograd.Function):
 def _mean(x: Tensor) -> Tensor:
     """Average (m, c, n) to (c,): the contiguous dimension first, which is several times faster than both at once."""
     return x.mean(2).mean(0)
+
+
+def widened(x: Tensor) -> Tensor:
+    """In float32 if x has half of it: a sum over a batch needs more digits than its terms have, and more room."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def check_input(is_training: bool, X: Tensor, state: dict[str, Tensor]) -> None:

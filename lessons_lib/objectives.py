@@ -72,7 +72,7 @@ def curvature(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[float, float]:
 
     Raises:
         TypeError: x is no floating-point tensor; f is no function, or f(x) no tensor.
-        ValueError: x is no point; f(x) is no scalar.
+        ValueError: x is no point, or one without a finite second derivative; f(x) is no scalar.
 
     >>> curvature(saddle, torch.tensor([0.3, -0.7]))
     (-2.0, 2.0)
@@ -90,6 +90,8 @@ def curvature(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[float, float]:
     H = torch.func.jacrev(torch.func.jacrev(f))(x)
     if H.shape != 2 * x.shape:
         raise ValueError(f"f: expected a scalar as value, got shape {tuple(H.shape[: H.dim() - 2 * x.dim()])}")
+    if not H.isfinite().all():
+        raise ValueError(f"x: expected a point where f has a finite second derivative, got {x.tolist()}")
     lam = torch.linalg.eigvalsh(H.reshape(x.numel(), x.numel()))
     return lam[0].item(), lam[-1].item()
 

@@ -97,6 +97,8 @@ def train(
         check_is_number(name, value)
         if not 0 <= value < limit:
             raise ValueError(f"{name}: expected a number in [0, {limit}), got {value}")
+    if not num_parameters(net):
+        raise ValueError("net: expected one with parameters to train, got none")
     _check_set("train_set", train_set)
     if test_set is not None:
         _check_set("test_set", test_set)
@@ -169,7 +171,7 @@ def evaluate(net: nn.Module, dataset: TensorDataset, batch_size: int = 1000) -> 
     _check_set("dataset", dataset)
     was_training = net.training
     net.eval()
-    device = next(net.parameters()).device
+    device = next(net.parameters(), dataset.tensors[0]).device
     loss = correct = 0.0
     for X, y in zip(*(t.to(device).split(batch_size) for t in dataset.tensors), strict=True):
         scores = net(X)

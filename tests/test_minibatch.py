@@ -170,6 +170,36 @@ def test_statistics_and_gradients_over_all_processes_are_those_of_the_whole_batc
         assert distance(other[3:], whole[3:]) < 1e-13
 
 
+def in_halves(folder: str) -> list[Any]:
+    """A process's share of a batch whose squares add up to more than float16 holds, in both kinds of mixed precision."""
+    import torch
+
+    from lessons_lib.minibatch import SyncBatchNorm
+    from lessons_lib.training import place
+
+    rank, world = place()
+    X = torch.load(f"{folder}/batch.pt", weights_only=True)
+    results = []
+    for dtype in (torch.float16, torch.bfloat16):
+        x = X[[slice(0, 20), slice(20, None)][rank] if world > 1 else slice(None)].to(dtype)
+        for layer in (SyncBatchNorm(2, num_dims=4), SyncBatchNorm(2, num_dims=4).to(dtype)):
+            y = layer(x)
+            assert y.dtype == dtype and layer.running_var.dtype == layer.weight.dtype
+            results.append([y.detach(), layer.running_mean, layer.running_var])
+    return results
+
+
+def test_halves_over_all_processes(tmp_path: Path) -> None:
+    X = 2 * torch.randn(64, 2, 24, 24, generator=torch.Generator().manual_seed(0)) + 3
+    torch.save(X, tmp_path / "batch.pt")
+    first, second = torchrun(in_halves, str(tmp_path))
+    for one, other, whole in zip(first, second, in_halves(str(tmp_path)), strict=True):
+        last_digit = torch.finfo(whole[0].dtype).eps
+        assert distance(torch.cat((one[0], other[0])).float(), whole[0].float()) < 4 * last_digit
+        assert distance(one[1:], other[1:]) == 0
+        assert distance(one[1:], whole[1:]) < 4 * last_digit
+
+
 def test_outside_of_a_group_it_is_batch_norm() -> None:
     X = torch.randn(8, 6, 5, 5, generator=torch.Generator().manual_seed(0))
     ours, theirs = SyncBatchNorm(6, num_dims=4), BatchNorm(6, num_dims=4)

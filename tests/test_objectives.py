@@ -557,6 +557,14 @@ def test_curvature_refuses_what_is_no_point() -> None:
             curvature(saddle, torch.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    "x", [torch.tensor(math.nan), torch.tensor([1.0, math.inf]), torch.tensor([0.0, 1.0])], ids=str
+)
+def test_a_point_without_a_finite_second_derivative_is_refused(x: Tensor) -> None:
+    with pytest.raises(ValueError, match="^x: expected a point where f has a finite second derivative, got "):
+        curvature(lambda x: x.pow(4).sum() + x.sqrt().sum(), x)
+
+
 def test_curvature_refuses_a_function_without_a_scalar_as_value() -> None:
     with pytest.raises(ValueError, match=r"^f: expected a scalar as value, got shape \(3,\)$"):
         curvature(square, torch.zeros(3))

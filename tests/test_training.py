@@ -568,6 +568,13 @@ def test_without_a_test_set_nothing_is_tested() -> None:
     assert history.loss and not history.test_loss and not history.test_acc
 
 
+def test_a_net_without_parameters_is_tested_but_not_trained() -> None:
+    scores, labels = torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0]]), torch.tensor([0, 1, 1])
+    assert evaluate(nn.Identity(), TensorDataset(scores, labels))[1] == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="^net: expected one with parameters to train, got none$"):
+        train(nn.Identity(), TensorDataset(scores, labels), lr=0.1, batch_size=1)
+
+
 def test_testing_on_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="dataset: expected at least one example, got none"):
         evaluate(linear(), TensorDataset(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)))
