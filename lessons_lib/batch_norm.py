@@ -75,7 +75,7 @@ class BatchNorm(nn.Module):
     """Batch normalisation as a layer, with gamma and beta to learn and moving averages to predict with.
 
     In train mode it normalises with the batch's statistics and moves its averages; in eval mode it uses the averages.
-    In mixed precision (X of float16 or bfloat16, state of float32) it computes in float32, as PyTorch's own does.
+    X of float16 or bfloat16 is computed in float32, whether the state is in float32 or like X, as in PyTorch's own.
     Parameters and buffers carry PyTorch's names (`weight` is gamma, `bias` is beta), so that a `state_dict` goes to
     `nn.BatchNorm1d` or `nn.BatchNorm2d` and back.
 
