@@ -171,7 +171,7 @@ def test_statistics_and_gradients_over_all_processes_are_those_of_the_whole_batc
 
 
 def in_halves(folder: str) -> list[Any]:
-    """A process's share of a batch whose squares add up to more than float16 holds, in both kinds of mixed precision."""
+    """A process's share of a batch whose squares add up to more than float16 holds, in layers of both precisions."""
     import torch
 
     from lessons_lib.minibatch import SyncBatchNorm

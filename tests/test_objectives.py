@@ -1,6 +1,7 @@
 """The test functions are their formulas, and what is said of their curvature and minima holds all over the domain."""
 
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 
@@ -103,6 +104,13 @@ def test_named_has_all_of_them() -> None:
     assert {f for f in vars(objectives).values() if isinstance(f, Objective)} == set(NAMED)
     assert len({f.name for f in NAMED}) == len(NAMED)
     assert all(f.name and f.source for f in NAMED)
+
+
+def test_who_each_is_from() -> None:
+    for f in (*NAMED, log_sum_exp(), softmax_regression(**SMALL)):
+        assert re.match(r"([A-Z]\. )+[A-Z][a-z]+", f.source) and re.search(r", (19|20)\d\d\b", f.source), f.source
+    assert quadratic((1, 2)).source.startswith("any textbook: the second-order model")
+    assert log_sum_exp().name == "log Σ exp xᵢ"
 
 
 def test_the_domains() -> None:
@@ -218,6 +226,15 @@ def test_a_grid_of_points_is_each_point_by_itself(f: Objective, seed: int, shape
     each = [f(point) for point in x.reshape(*[f.dim] * (f.dim > 1), -1).unbind(-1)]
     assert all(value.shape == () for value in each)
     assert_close(f(x).flatten(), torch.tensor(each, dtype=torch.float64))
+
+
+def test_a_grid_for_what_is_made_to_order() -> None:
+    # Made in here: what is made while tests are collected is made before `make mutants` changes its maker.
+    for f in (quadratic((3, -1), 0.4), log_sum_exp(3), softmax_regression(**SMALL)):
+        x = points(f, 0, 2, 3).float()
+        each = [[f(x[:, i, j].double()) for j in range(3)] for i in range(2)]
+        assert f(x).dtype == torch.float32
+        torch.testing.assert_close(f(x), torch.tensor(each, dtype=torch.float32))
 
 
 @kinds

@@ -34,8 +34,8 @@ def explained() -> set[str]:
     return {line.split()[0] for line in lines if line.startswith("lessons_lib.")}
 
 
-def mutate(stem: str, folder: Path) -> tuple[int, list[str]]:
-    """How many mutants a module has, and which of them no test notices."""
+def mutate(stem: str, folder: Path) -> tuple[int, dict[str, str]]:
+    """How many mutants a module has, and which of them no test notices: each one's name and what it changes."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "_build", "runs", "mutants", "*.egg-info"))
     with (folder / "pyproject.toml").open("a") as file:
         file.write(SETTINGS.format(stem=stem, tests=TESTS[stem]))
@@ -48,18 +48,27 @@ def mutate(stem: str, folder: Path) -> tuple[int, list[str]]:
     found = re.findall(r"^\s*(lessons_lib\.\S+): (.+)$", results.stdout.decode(), re.M)
     if done.returncode or not found:
         sys.exit(f"{stem}: mutmut could not run: {(folder / 'log').read_text()[-2000:]}")
-    return len(found), [name for name, state in found if state not in ("killed", "timeout")]
+    left = [name for name, state in found if state not in ("killed", "timeout")]
+    return len(found), {name: difference([*run, "show", name], folder) for name in left}
+
+
+def difference(show: list[str], folder: Path) -> str:
+    """The lines that a mutant takes away and puts in their place."""
+    shown = subprocess.run(show, cwd=folder, capture_output=True).stdout.decode()
+    return "\n".join(re.findall(r"^[-+](?![-+]).*$", shown, re.M))
 
 
 def main(stems: list[str]) -> None:
-    total, unnoticed = 0, []
+    total, unnoticed = 0, {}
     for stem in stems or MODULES:
         with tempfile.TemporaryDirectory() as folder:
             made, left = mutate(stem, Path(folder, "book"))
-        total, unnoticed = total + made, unnoticed + left
-        print(f"{stem:17} {made:4} mutants, {made - len(left):4} noticed", *left, sep="\n  ", flush=True)
+        total, unnoticed = total + made, unnoticed | left
+        print(f"{stem:17} {made:4} mutants, {made - len(left):4} noticed", flush=True)
+        for name in left.keys() - explained():
+            print(f"{name}\n{left[name]}", flush=True)
     print(f"{1 - len(unnoticed) / total:.1%} of {total} mutants noticed")
-    if new := set(unnoticed) - explained():
+    if new := unnoticed.keys() - explained():
         sys.exit(f"not in {SURVIVORS.name}, so a test is missing: " + ", ".join(sorted(new)))
 
 
