@@ -22,6 +22,14 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 MYST = re.compile(r"(?m)^\s*[`~:]{3,}\{|\{[\w:-]+\}\0|^\s*:label:|\$\$ *\([\w:-]+\)|^\([\w:-]+\)=\s*$")
 NO_ALT = re.compile(r"""!\[\s*\]|<img\b(?![^>]*\balt=["'][^"']+)""")
 NOISE = re.compile(r" at 0x[0-9a-fA-F]+|/(home|Users)/\w|/root/|[A-Z]:\\+Users|/ipykernel_\d|\r")
+# Numbers of two or more digits: not those in code, formulas, links and names such as ResNet-18, and not years.
+UNSAID = re.compile(
+    r"(?s)```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\(.*?\)(?=[\s.,;:)]|$)|[A-Z]\w+-\d+|[Tt]heorems? \d+"
+)
+SAID = re.compile(r"(?<![\w.,/^{-])(?!(?:1[89]|20)\d\d\b)(\d{1,3}(?:,\d{3})+(?!\d)|\d+\.\d+|\d{2,}(?![\w.]*\d))(\s?%)?")
+QUOTED = dict(
+    line.split(" :: ") for line in (ROOT / "tests/quoted.txt").read_text("utf-8").splitlines() if " :: " in line
+)
 Complaints = Iterator[str]
 RULES: list[Callable[..., Complaints]] = []
 
@@ -53,6 +61,23 @@ def texts(output: NotebookNode) -> list[str]:
     """Return the forms of an output that are text."""
     forms = output.get("data", {"text/plain": output.get("text", "")})
     return [text for mime, text in forms.items() if isinstance(text, str) and mime.startswith(("text/", "image/svg"))]
+
+
+def shown(cell: NotebookNode) -> list[float]:
+    """Return the numbers of a cell's code and outputs, of pictures those that are written in them."""
+    drawn = [text for output in cell.get("outputs", []) for text in texts(output)]
+    words = [" ".join(re.findall(r">([^<]+)<", text)) if text.lstrip().startswith("<") else text for text in drawn]
+    return [float(x.replace(",", "")) for x in re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", " ".join([cell.source, *words]))]
+
+
+def unsupported(text: str, cells: list[NotebookNode]) -> Iterator[str]:
+    """Yield the numbers of a text that none of these cells shows, rounded as they are."""
+    evidence = [number for cell in cells for number in shown(cell)]
+    for number, percent in SAID.findall(UNSAID.sub(" ", text)):
+        value, digits = float(number.replace(",", "")), len(number.partition(".")[2])
+        scales = (1, 100) if percent else (1,)
+        if not any(abs(x * scale - value) <= 0.5001 * 10**-digits for x in evidence for scale in scales):
+            yield number
 
 
 def parsed(cell: NotebookNode) -> ast.Module:
@@ -197,6 +222,19 @@ def declares_tolerances_that_can_be_read(notebook: NotebookNode) -> Complaints:
             yield f"cell {cell.id}: {error}"
 
 
+@rule
+def says_only_numbers_that_it_shows(notebook: NotebookNode) -> Complaints:
+    """Ask that the cell before or after show a number of the prose, or tests/quoted.txt say where it comes from."""
+    for k, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown" and not cell.source.startswith("## Sources"):
+            text = cell.source
+            for phrase in QUOTED:
+                text = text.replace(phrase, "")
+            beside = [cell for cell in notebook.cells[max(k - 1, 0) : k + 2] if cell.cell_type == "code"]
+            for number in unsupported(text, beside):
+                yield f"cell {cell.id} says {number}, and no cell beside it does"
+
+
 def names(cell: NotebookNode) -> tuple[set[str], set[str]]:
     """Return the global names that a cell sets, and those that it reads, in its functions too."""
     cell_table = symtable.symtable(TransformerManager().transform_cell(cell.source), "cell", "exec")
@@ -235,6 +273,16 @@ def has_folded_solutions(notebook: NotebookNode) -> Complaints:
 
 def test_the_book_has_notebooks() -> None:
     assert NOTEBOOKS
+
+
+def test_what_is_quoted_is_said_once_and_shown_where_it_says() -> None:
+    lessons = {path.stem: read(path) for path in NOTEBOOKS}
+    book = "\n".join(map(prose, lessons.values()))
+    for phrase, origin in QUOTED.items():
+        assert book.count(phrase) == 1, phrase
+        if found := re.fullmatch(r"(\w+) (c\d+)", origin):
+            cells = [cell for cell in lessons[found[1]].cells if cell.id == found[2]]
+            assert not list(unsupported(phrase, cells)), f"{phrase}: not in {origin}"
 
 
 FOR_LESSONS = (has_a_slider, has_folded_solutions)  # the page of benchmarks draws a record: it is none
@@ -285,7 +333,7 @@ PROSE = (
 d = {}
 ```
 """
-    + 6 * "<details><summary>Solution</summary>Take 0.1.</details>\n"
+    + 6 * "<details><summary>Solution</summary>Take less.</details>\n"
 )
 
 
@@ -412,6 +460,11 @@ TAMPERED: dict[Callable[..., Complaints], list[Tamper]] = {
         put("print", metadata={"tags": ["raises-exception"]}),
     ],
     declares_tolerances_that_can_be_read: [put("print", source="# tolerance: 5%\nprint(1)")],
+    says_only_numbers_that_it_shows: [
+        say("It falls to 0.26."),
+        say("That is 31 %."),
+        say("It took 1,024 steps."),
+    ],
     means_the_same_in_any_order: [
         put("print", source="def draw(lr):\n    return lr"),
         put("time", source="for show in range(3):\n    pass"),
