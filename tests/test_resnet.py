@@ -46,7 +46,6 @@ blocks = pytest.mark.parametrize("block", BLOCKS)
 modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
-@cache
 def for_1000_classes(depth: int) -> ResNet:
     return on_meta(resnet, depth, 1000, 3)
 
