@@ -55,6 +55,15 @@ def properties(case: ElementTree.Element) -> dict[str, str]:
     return {item.get("name", ""): item.get("value", "") for item in case.iter("property")}
 
 
+def write(furthest: Counter[tuple[str, str, str]], runs: int) -> None:
+    """Store how far each cell strayed in that many runs."""
+    cells = sorted({key[:2] for key in furthest if furthest[key]})
+    rows = [
+        f"{' '.join(cell):18} {furthest[(*cell, 'number')]:<9.2g} {furthest[(*cell, 'px')]:.2g}\n" for cell in cells
+    ]
+    STRAYS.write_text(HEAD.format(runs) + "".join(rows), "utf-8")
+
+
 def main(runs: int, pythons: list[str]) -> None:
     best, names = torch.backends.cpu.get_cpu_capability().lower(), list(SETS)
     supported = names[: names.index(best) + 1] if best in SETS else ["default"]
@@ -78,11 +87,7 @@ def main(runs: int, pythons: list[str]) -> None:
         print(f"| {n} | {version} | {threads} | {vectors} | {seconds:.0f} | {len(cases)} | {len(wrong)} |", flush=True)
         if wrong:
             print(printed)
-    cells = sorted({key[:2] for key in furthest if furthest[key]})
-    rows = [
-        f"{' '.join(cell):18} {furthest[(*cell, 'number')]:<9.2g} {furthest[(*cell, 'px')]:.2g}\n" for cell in cells
-    ]
-    STRAYS.write_text(HEAD.format(runs) + "".join(rows), "utf-8")
+        write(furthest, n)
     sys.exit(bool(failed))
 
 
