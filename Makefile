@@ -50,7 +50,9 @@ reruns: .venv/.ready   ## re-execute the book as other machines would, and see w
 	$(BIN)/python -m tools.reruns $(or $(runs),20) $(pythons)
 
 coverage: .venv/.ready   ## which lines and branches of the library its tests reach
-	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --branch --source lessons_lib -m pytest tests --ignore tests/browser
+	$(BIN)/python -m coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest tests --ignore tests/browser
+	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --show-missing --skip-covered
 
 lesson: .venv/.ready   ## begin a lesson: notebook, module, test (name=weight_decay)

@@ -181,7 +181,7 @@ class DenseNet(Convolutional):
             raise ValueError(f"num_layers: expected at least one block's number, got {num_layers!r}")
         for number in num_layers:
             check_sizes(num_layers=number)
-        check_sizes(growth_rate=growth_rate, num_classes=num_classes, in_channels=in_channels)
+        check_sizes(num_classes=num_classes, in_channels=in_channels)  # DenseBlock looks at the growth rate
         check_sizes(stem_channels=stem_channels, stem_stride=stem_stride)
         super().__init__()
         self.add_stem(in_channels, stem_channels, stem_stride)
