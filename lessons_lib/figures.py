@@ -163,10 +163,7 @@ def to_tree(fig: Figure, alt: str) -> ElementTree.Element:
     file = io.StringIO()
     fig.savefig(file, format="svg", metadata=dict(Date=None, Creator=None, Format=None, Type=None))
     root = ElementTree.fromstring(file.getvalue())
-    for element in list(root.iter()):
-        for path in element.findall(f"{_SVG}path"):
-            if not path.get("d"):  # a line without a point in sight
-                element.remove(path)
+    for element in root.iter():
         _tidy(element)
     root.attrib.pop("version")
     root.attrib |= {"class": "lesson-figure", "role": "img", "aria-label": alt, "style": _ROOT_STYLE}

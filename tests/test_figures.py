@@ -11,11 +11,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+from matplotlib.patches import ArrowStyle, Circle
 from PIL import Image
 
-from lessons_lib.figures import COLOURS, GREY, INK, PAPER, arrow, box, label, show, to_png, to_svg
+from lessons_lib.figures import COLOURS, GREY, INK, PAPER, arrow, box, label, show, to_png, to_svg, to_tree
 
 ALT = "A line that goes up, from one to three."
 STYLES = Path(__file__).parents[1] / "book" / "_static" / "lessons.css"
@@ -113,10 +114,79 @@ def test_a_diagrams_boxes_hold_their_text_and_its_arrows_end_where_they_point() 
     assert drawn.count("stroke: var(--lesson-orange, #b84a00)") >= 2
 
 
+def test_a_box_and_an_arrow_look_as_in_every_diagram() -> None:
+    fig = Figure()
+    ax = fig.subplots()
+    box(ax, 2, 1, "ReLU")
+    arrow(ax, (0, 0), (0, 1), (1, 1), colour=GREY)
+    frame, text, line, head = ax.patches[0], *ax.texts[:1], ax.lines[0], ax.texts[1]
+    style = frame.get_boxstyle()
+    assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (0.8, 0.7, 2.4, 0.6)
+    assert (style.pad, style.rounding_size) == (0, 0.15)
+    assert (to_hex(frame.get_facecolor()), to_hex(frame.get_edgecolor()), frame.get_linewidth()) == (PAPER, INK, 1.5)
+    assert (text.get_ha(), text.get_va(), text.get_fontsize()) == (
+        "center",
+        "center_baseline",
+        pytest.approx(8.747, 1e-3),
+    )
+    assert [tuple(point) for point in line.get_xydata()] == [(0, 0), (0, 1)]
+    assert (line.get_color(), line.get_linewidth()) == (GREY, 1.5)
+    assert (head.get_text(), to_hex(head.arrow_patch.get_edgecolor()), head.arrow_patch.get_linewidth()) == (
+        "",
+        GREY,
+        1.5,
+    )
+    assert isinstance(head.arrow_patch.get_arrowstyle(), ArrowStyle.get_styles()["-|>"])
+    assert (head.arrow_patch.shrinkA, head.arrow_patch.shrinkB) == (0, 0)
+
+
 def test_an_arrow_of_two_points_has_no_line_besides() -> None:
     ax = Figure().subplots()
     arrow(ax, (0, 0), (1, 1))
     assert (len(ax.lines), len(ax.texts)) == (0, 1)
+
+
+def test_show_closes_its_figure_and_no_other() -> None:
+    fig, _ = plt.subplots()
+    other, _ = plt.subplots()
+    show(fig, ALT)
+    assert plt.get_fignums() == [other.number]
+    plt.close(other)
+
+
+def test_twenty_characters_are_a_sentence() -> None:
+    assert 'aria-label="It falls for ever up"' in to_svg(Figure(), "It falls for ever up")
+    with pytest.raises(ValueError, match="alt: expected a sentence"):
+        to_svg(Figure(), "It falls for ever.  ")
+
+
+def test_an_svg_is_as_large_as_drawn_and_shrinks_on_a_phone() -> None:
+    root = tree(Figure())
+    assert root.get("viewBox") == "0 0 388.8 230.4" and root.get("width") == "388.8pt"
+    assert root.get("style").startswith("display: block; max-width: 100%; height: auto; ")
+
+
+def test_what_nobody_sees_is_taken_out() -> None:
+    fig = line(xlabel="step")
+    fig.axes[0].set_ylabel("loss", rotation=37.12345)
+    root = tree(fig)
+    assert all(e.tail is None and (e.text is None or e.text.strip()) for e in root.iter())
+    turned = next(e for e in root.iter(f"{SVG}text") if e.text == "loss").get("transform")
+    assert turned.startswith("rotate(-37.12 ") and not re.search(r"\.\d{3}", turned)
+    assert "transform" not in next(e for e in root.iter(f"{SVG}text") if e.text == "step").attrib
+    assert next(e for e in root.iter(f"{SVG}text") if e.text == "step").get("style").startswith("font-size: 10.5px")
+
+
+def test_no_coordinate_is_minus_zero() -> None:
+    fig = Figure()
+    fig.text(-1e-6, 0.5, "left")
+    assert next(tree(fig).iter(f"{SVG}text")).get("x") == "0"
+
+
+def test_definitions_are_called_by_their_content() -> None:
+    names = {name for e in to_tree(line(), ALT).iter() if (name := e.get("id"))}
+    assert names and all(re.fullmatch("d[0-9a-f]{10}", name) for name in names)
+    assert all(re.fullmatch(r"f[0-9a-f]{8}-\d+", name) for name in ids(to_svg(line(), ALT)))
 
 
 def test_an_svg_is_one_element_with_an_accessible_name() -> None:

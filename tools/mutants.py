@@ -28,6 +28,15 @@ timeout_multiplier = 40
 """
 
 
+# mutmut first asks which tests reach which function. A process that a test starts cannot answer, and must not try.
+CHILDREN = """
+import os
+
+if os.environ.get("MUTANT_UNDER_TEST") == "stats":
+    os.environ["MUTANT_UNDER_TEST"] = ""
+"""
+
+
 def explained() -> set[str]:
     """The mutants that tests/survivors.txt lists."""
     lines = SURVIVORS.read_text("utf-8").splitlines()
@@ -39,8 +48,13 @@ def mutate(stem: str, folder: Path) -> tuple[int, dict[str, str]]:
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "_build", "runs", "mutants", "*.egg-info"))
     with (folder / "pyproject.toml").open("a") as file:
         file.write(SETTINGS.format(stem=stem, tests=TESTS[stem]))
+    customs = folder.with_name("site") / "sitecustomize.py"
+    customs.parent.mkdir()
+    customs.write_text(CHILDREN)
     # Threads do not survive the fork that starts each mutant's tests.
-    environment = os.environ | dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1")
+    environment = os.environ | dict(
+        OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1", PYTHONPATH=str(customs.parent)
+    )
     run = [sys.executable, "-m", "mutmut"]
     with (folder / "log").open("w") as log:
         done = subprocess.run([*run, "run"], cwd=folder, env=environment, stdout=log, stderr=log)
