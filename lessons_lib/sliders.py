@@ -272,7 +272,7 @@ def _only(merged: ElementTree.Element, k: str) -> ElementTree.Element:
 
 
 def _data(html: str) -> dict:
-    found = re.search(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    found = re.search(r'<script type="application/json">(.*?)</script>', html)  # json.dumps writes one line
     if 'class="lesson-slider"' not in html or not found:
         raise ValueError(f"html: expected a slider's output, got {html[:80]!r}")
     return json.loads(found[1])

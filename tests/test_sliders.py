@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from html import escape
+from types import SimpleNamespace
 from unittest.mock import patch
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -269,6 +270,20 @@ def falling(lr: float) -> Figure:
     return fig
 
 
+def test_the_html_is_one_element_with_its_words_as_they_are() -> None:
+    html = page(falling, lr=RATES)
+    assert html.startswith('<div class="lesson-slider">\n<img alt="Two losses that fall faster')
+    assert html.endswith("</script>\n</div>")
+    assert "η = 0.1" in html and "\\u03b7" not in html
+
+
+def test_many_equal_parts_are_stored_once_too() -> None:
+    def dots(extra: int) -> Element:
+        return drawing([element("text", {}, str(k), []) for k in range(extra)] + 300 * [element("use", {}, None, [])])
+
+    assert sliders._html([dots(0), dots(2)], [], "", "").count("<use") == 300
+
+
 def test_forty_frames_add_under_60_kb_to_a_page() -> None:
     html = page(falling, lr=np.linspace(0.01, 0.4, 40))
     assert len(gzip.compress(html.encode())) < 60_000
@@ -374,9 +389,36 @@ def nothing(lr: float = 0.2) -> Figure:
     ],
 )
 def test_errors_name_the_argument(draw: object, values: dict, error: type[Exception], message: str) -> None:
-    with patch("lessons_lib.sliders.display") as display, pytest.raises(error, match=re.escape(message)):
+    with patch("lessons_lib.sliders.display") as display, pytest.raises(error, match="^" + re.escape(message)):
         slider(draw, **values)
     display.assert_not_called()
+
+
+def test_figures_of_two_sizes_are_one_too_many() -> None:
+    with pytest.raises(ValueError, match="^draw: expected figures of one size at all positions, got several$"):
+        slider(growing, lr=[0.1, 0.2])
+
+
+def test_all_that_draw_takes_is_named() -> None:
+    def two(x: float, y: float) -> Figure:
+        """A point that is where x and y say."""
+        return plt.figure()
+
+    with pytest.raises(TypeError, match="^draw: expected a function of lr, got x, y$"):
+        slider(two, lr=RATES)
+
+
+def test_twenty_characters_are_a_description() -> None:
+    def enough(lr: float = 0.2) -> Figure:
+        """It falls for ever up"""
+        return draw(lr)
+
+    assert bundle(enough, lr=RATES)["text/plain"] == "It falls for ever up"
+
+
+def test_foreign_html_is_shown_by_its_beginning() -> None:
+    with pytest.raises(ValueError, match=f"^html: expected a slider's output, got '{'a' * 80}'$"):
+        frames(200 * "a")
 
 
 @pytest.mark.parametrize("bad", RATES)
@@ -411,6 +453,32 @@ def test_figures_that_draw_did_not_open_stay_open_unless_it_shows_them() -> None
 
 
 # --- live ---
+
+
+def test_a_live_reader_sees_the_start_before_the_other_figures_are_drawn() -> None:
+    drawn, displayed = [], []
+
+    def watched(lr: float = 0.2) -> Figure:
+        """A line that falls as fast as the learning rate says."""
+        drawn.append(lr)
+        return draw(lr)
+
+    def display(bundle: dict, **how: object) -> SimpleNamespace:
+        displayed.append((sorted(bundle), how, list(drawn)))
+        return SimpleNamespace(display_id="shown")
+
+    with patch("lessons_lib.sliders.display", display), patch("lessons_lib.sliders.get_ipython", lambda: True):
+        slider(watched, lr=RATES)
+    live_forms = [VIEW, "image/png", "text/plain"]
+    assert displayed == [
+        (live_forms, dict(raw=True, display_id=True), [0.2]),
+        (sorted([*live_forms, "text/html"]), dict(raw=True, display_id="shown", update=True), [0.2, 0.1, 0.4]),
+    ]
+
+
+def test_the_controls_show_their_whole_names() -> None:
+    (control,), _ = live(bundle(draw, lr=RATES))
+    assert (control.style.description_width, control.layout.width) == ("initial", "90%")
 
 
 def test_moving_a_live_slider_draws_anew_in_the_same_place() -> None:
