@@ -140,6 +140,11 @@ def test_a_box_and_an_arrow_look_as_in_every_diagram() -> None:
     assert (head.arrow_patch.shrinkA, head.arrow_patch.shrinkB) == (0, 0)
 
 
+def test_an_arrow_in_space_is_refused() -> None:
+    with pytest.raises(ValueError, match="shorter|longer"):
+        arrow(Figure().subplots(), (0, 0), (0, 1, 2), (1, 1))
+
+
 def test_an_arrow_of_two_points_has_no_line_besides() -> None:
     ax = Figure().subplots()
     arrow(ax, (0, 0), (1, 1))
@@ -174,7 +179,8 @@ def test_what_nobody_sees_is_taken_out() -> None:
     turned = next(e for e in root.iter(f"{SVG}text") if e.text == "loss").get("transform")
     assert turned.startswith("rotate(-37.12 ") and not re.search(r"\.\d{3}", turned)
     assert "transform" not in next(e for e in root.iter(f"{SVG}text") if e.text == "step").attrib
-    assert next(e for e in root.iter(f"{SVG}text") if e.text == "step").get("style").startswith("font-size: 10.5px")
+    style = next(e for e in root.iter(f"{SVG}text") if e.text == "step").get("style")
+    assert style == f"font-size: 10.5px; text-anchor: middle; fill: var(--lesson-ink, {INK})"
 
 
 def test_no_coordinate_is_minus_zero() -> None:

@@ -24,7 +24,8 @@ source_paths = ["lessons_lib/"]
 only_mutate = ["lessons_lib/{stem}.py"]
 pytest_add_cli_args_test_selection = ["{tests}"]
 also_copy = ["tools", "book", "_config.yml", "_toc.yml", "README.md"]
-timeout_multiplier = 40
+timeout_constant = 10
+timeout_multiplier = 4
 """
 
 
