@@ -58,7 +58,11 @@ def mutate(stem: str, folder: Path) -> tuple[int, dict[str, str]]:
     )
     run = [sys.executable, "-m", "mutmut"]
     with (folder / "log").open("w") as log:
-        done = subprocess.run([*run, "run"], cwd=folder, env=environment, stdout=log, stderr=log)
+        # More than there are cores: some mutants wait for a server that does not answer.
+        children = str(3 * (os.cpu_count() or 1))
+        done = subprocess.run(
+            [*run, "run", "--max-children", children], cwd=folder, env=environment, stdout=log, stderr=log
+        )
     results = subprocess.run([*run, "results", "--all", "true"], cwd=folder, env=environment, capture_output=True)
     found = re.findall(r"^\s*(lessons_lib\.\S+): (.+)$", results.stdout.decode(), re.M)
     if done.returncode or not found:
