@@ -538,20 +538,6 @@ def kept_and_peak(block: nn.Module, X: Tensor) -> tuple[int, int]:
     return kept, memory.peak
 
 
-def test_memory_counts_each_storage_while_it_lives() -> None:
-    X = torch.zeros(10)
-    with Memory() as memory:
-        Y = X + 1
-        Z = Y[2:]
-        X.add_(1)
-        del Y
-        assert memory.now == memory.peak == 40
-        Z = Z * 2  # two at a time, then one
-        assert (memory.now, memory.peak) == (32, 72)
-        del Z
-    assert memory.now == 0
-
-
 SIDE = 16  # maps so large that they outweigh the parameters
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from lessons_lib.batch_norm import BatchNorm
-from lessons_lib.training import History, evaluate, num_parameters, train
+from lessons_lib.training import History, Memory, evaluate, num_parameters, train
 
 
 @pytest.fixture(autouse=True)
@@ -578,3 +578,23 @@ def test_a_net_without_parameters_is_tested_but_not_trained() -> None:
 def test_testing_on_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="dataset: expected at least one example, got none"):
         evaluate(linear(), TensorDataset(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)))
+
+
+def test_memory_counts_each_storage_while_it_lives() -> None:
+    X = torch.zeros(10)
+    with Memory() as memory:
+        Y = X + 1
+        Z = Y[2:]
+        X.add_(1)
+        del Y
+        assert memory.now == memory.peak == 40
+        Z = Z * 2  # two at a time, then one
+        assert (memory.now, memory.peak) == (32, 72)
+        del Z
+    assert memory.now == 0
+
+
+def test_memory_counts_what_keyword_arguments_make() -> None:
+    with Memory() as memory:
+        Y = torch.full((5,), 1.0, dtype=torch.float64)
+    assert (memory.now, memory.peak) == (40, 40) and Y.dtype == torch.float64
