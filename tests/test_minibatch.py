@@ -301,7 +301,9 @@ def test_a_function_defined_inside_another_will_do_and_one_process_too() -> None
 
 
 SLEEPERS = """
+import signal
 from lessons_lib.minibatch import torchrun
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests that a shell runs in the background ignore
 def sleep(folder):
     import os, pathlib, time
     pathlib.Path(folder, str(os.getpid())).touch()
