@@ -236,7 +236,6 @@ class Memory(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in old:
                 storage = tensor.untyped_storage()
-                old.add(storage._cdata)
                 self._count(storage.nbytes())
                 weakref.finalize(storage, self._count, -storage.nbytes())
         return result

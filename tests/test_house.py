@@ -27,6 +27,12 @@ def prose(stem: str) -> str:
     return "\n".join(cell.source for cell in read(ROOT / f"book/{stem}.ipynb").cells if cell.cell_type == "markdown")
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_links_of_the_pages_outside_the_book_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text("utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
 def test_every_notebook_is_in_the_table_of_contents() -> None:
     assert LESSONS
     assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == set(NOTEBOOKS)

@@ -1,6 +1,7 @@
 """Every notebook of the book keeps the promises that running it does not check, and every check can fail."""
 
 import ast
+import html
 import re
 import symtable
 from collections.abc import Callable, Iterator
@@ -189,6 +190,9 @@ def describes_every_picture(notebook: NotebookNode) -> Complaints:
         words = forms.get("text/plain", "")
         if any(mime.startswith("image/") for mime in forms) and (len(words) < 20 or words[0] == "<"):
             yield f"a picture is described as {words!r}"
+        for label in re.findall(r'<svg[^>]* aria-label="([^"]*)"', forms.get("image/svg+xml", "")):
+            if html.unescape(label) != words:
+                yield f"a picture is described as {words!r}, and drawn with {label!r}"
         yield from (found[0] for found in NO_ALT.finditer(forms.get("text/html", "")))
     yield from (found[0] for found in NO_ALT.finditer(prose(notebook)))
 
@@ -439,6 +443,7 @@ TAMPERED: dict[Callable[..., Complaints], list[Tamper]] = {
     ],
     describes_every_picture: [
         form("show", "text/plain", "<Figure size 640x480 with 1 Axes>"),
+        form("show", "image/svg+xml", '<svg class="lesson-figure" aria-label=""></svg>'),
         form("slider", "text/plain", "A line."),
         form("slider", "text/html", "<img src='a.png'>"),
         say("![](a.png)"),
