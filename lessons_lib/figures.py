@@ -163,7 +163,10 @@ def to_tree(fig: Figure, alt: str) -> ElementTree.Element:
     file = io.StringIO()
     fig.savefig(file, format="svg", metadata=dict(Date=None, Creator=None, Format=None, Type=None))
     root = ElementTree.fromstring(file.getvalue())
-    for element in root.iter():
+    for element in list(root.iter()):
+        for path in element.findall(f"{_SVG}path"):
+            if not path.get("d"):  # a line without a point in sight, such as a level that is nowhere reached
+                element.remove(path)
         _tidy(element)
     root.attrib.pop("version")
     root.attrib |= {"class": "lesson-figure", "role": "img", "aria-label": alt, "style": _ROOT_STYLE}

@@ -183,6 +183,16 @@ def test_what_nobody_sees_is_taken_out() -> None:
     assert style == f"font-size: 10.5px; text-anchor: middle; fill: var(--lesson-ink, {INK})"
 
 
+def test_a_level_that_is_nowhere_reached_leaves_no_path() -> None:
+    fig = Figure()
+    fig.subplots().contour(np.arange(9).reshape(3, 3), levels=[2, 4, 100])
+    plain = io.StringIO()
+    fig.savefig(plain, format="svg")
+    drawn, kept = (len(list(r.iter(f"{SVG}path"))) for r in (ElementTree.fromstring(plain.getvalue()), tree(fig)))
+    assert kept == drawn - 1
+    assert all(path.get("d") for path in tree(fig).iter(f"{SVG}path"))
+
+
 def test_no_coordinate_is_minus_zero() -> None:
     fig = Figure()
     fig.text(-1e-6, 0.5, "left")
