@@ -44,8 +44,9 @@ def explained() -> set[str]:
     return {line.split()[0] for line in lines if line.startswith("lessons_lib.")}
 
 
-def mutate(stem: str, folder: Path) -> tuple[int, dict[str, str]]:
-    """How many mutants a module has, and which of them no test notices: each one's name and what it changes."""
+def mutate(stem: str, folder: Path) -> tuple[int, int, dict[str, str]]:
+    """How many mutants a module has, how many of them run too long, and which no test notices: each one's name and
+    what it changes. On a busy machine any mutant can run too long: if many do, ask again."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "_build", "runs", "mutants", "*.egg-info"))
     with (folder / "pyproject.toml").open("a") as file:
         file.write(SETTINGS.format(stem=stem, tests=TESTS[stem]))
@@ -68,7 +69,8 @@ def mutate(stem: str, folder: Path) -> tuple[int, dict[str, str]]:
     if done.returncode or not found:
         sys.exit(f"{stem}: mutmut could not run: {(folder / 'log').read_text()[-2000:]}")
     left = [name for name, state in found if state not in ("killed", "timeout")]
-    return len(found), {name: difference([*run, "show", name], folder) for name in left}
+    late = sum(state == "timeout" for _, state in found)
+    return len(found), late, {name: difference([*run, "show", name], folder) for name in left}
 
 
 def difference(show: list[str], folder: Path) -> str:
@@ -81,9 +83,9 @@ def main(stems: list[str]) -> None:
     total, unnoticed = 0, {}
     for stem in stems or MODULES:
         with tempfile.TemporaryDirectory() as folder:
-            made, left = mutate(stem, Path(folder, "book"))
+            made, late, left = mutate(stem, Path(folder, "book"))
         total, unnoticed = total + made, unnoticed | left
-        print(f"{stem:17} {made:4} mutants, {made - len(left):4} noticed", flush=True)
+        print(f"{stem:17} {made:4} mutants, {made - len(left):4} noticed, {late:3} too slow", flush=True)
         for name in left.keys() - explained():
             print(f"{name}\n{left[name]}", flush=True)
     print(f"{1 - len(unnoticed) / total:.1%} of {total} mutants noticed")
