@@ -46,7 +46,7 @@ benchmarks: .venv/.chromium $(HTML)   ## measure all that the page of benchmarks
 mutants: .venv-mutants/.ready   ## change the library and see whether its tests notice (only=sgd for a module): hours
 	.venv-mutants/bin/python -m tools.mutants $(only)
 
-reruns: .venv/.ready   ## re-execute the book as other machines would, and see what strays (runs=20): an hour
+reruns: .venv/.ready   ## re-execute the book as other machines would, and see what strays (runs=20): two hours
 	$(BIN)/python -m tools.reruns $(or $(runs),20) $(pythons)
 
 coverage: .venv/.ready   ## which lines and branches of the library its tests reach

@@ -3,6 +3,7 @@ numbers, constants, halves and every layout in memory. What else it must do is i
 
 import importlib
 import inspect
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -123,7 +124,6 @@ CASES = {
     "training.evaluate": Case(evaluated, (4, 3)),
 }
 NETS = [name for name, case in CASES.items() if case.layer]
-HALVES = [name for name, case in CASES.items() if case.half]
 ELSEWHERE = {  # public, and why not above
     "batch_norm": "check_input widened: parts of BatchNorm",
     "data": "fashion_mnist read_whole read_idx: files come in, test_data.py damages them",
@@ -154,37 +154,30 @@ def laid_out(X: Tensor, layout: str) -> Tensor:
 
 
 LAYOUTS = ["as it comes", "last dimension first", "every second number", "channels last"]
-drawn = given(data=st.data(), seed=st.integers(0, 2**31), layout=st.sampled_from(LAYOUTS))
 
 
-def compare(case: Case, X: Tensor, layout: str) -> None:
-    """The result has X's dtype, is the same in another layout, and is near the one in float64; so is its gradient."""
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *itertools.product(CASES, (torch.float32, torch.float64)),
+        *itertools.product([name for name, case in CASES.items() if case.half], HALF),
+    ],
+    ids=str,
+)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**31), layout=st.sampled_from(LAYOUTS))
+def test_any_size_dtype_and_layout(name: str, dtype: torch.dtype, data: st.DataObject, seed: int, layout: str) -> None:
+    case = CASES[name]
+    power = data.draw(st.integers(*(case.half if dtype in HALF else case.powers)), "power")
+    X = (10.0**power * randn(*case.shape, seed=seed)).to(dtype)
     Y, exact = case.f(laid_out(X, layout)), case.f(X.double())
-    assert Y.dtype == (torch.float64 if case.double else X.dtype)
-    tolerance = TOLERANCE[X.dtype] * (10 if case.layer else 1)
+    assert Y.dtype == (torch.float64 if case.double else dtype)
+    tolerance = TOLERANCE[dtype] * (10 if case.layer else 1)
     torch.testing.assert_close(Y.double(), exact, rtol=0, atol=tolerance * exact.abs().max().item())
     if case.layer:
         x = laid_out(X, layout).detach().requires_grad_()
         case.f(x).sum().backward()
-        assert x.grad.dtype == X.dtype and x.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", CASES)
-@settings(max_examples=12, deadline=None)
-@drawn
-def test_any_size_and_layout(name: str, dtype: torch.dtype, data: st.DataObject, seed: int, layout: str) -> None:
-    power = data.draw(st.integers(*CASES[name].powers), "power")
-    compare(CASES[name], (10.0**power * randn(*CASES[name].shape, seed=seed)).to(dtype), layout)
-
-
-@pytest.mark.parametrize("dtype", HALF, ids=str)
-@pytest.mark.parametrize("name", HALVES)
-@settings(max_examples=12, deadline=None)
-@drawn
-def test_halves(name: str, dtype: torch.dtype, data: st.DataObject, seed: int, layout: str) -> None:
-    power = data.draw(st.integers(*CASES[name].half), "power")
-    compare(CASES[name], (10.0**power * randn(*CASES[name].shape, seed=seed)).to(dtype), layout)
+        assert x.grad.dtype == dtype and x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
