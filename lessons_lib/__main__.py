@@ -129,7 +129,7 @@ def multiply_adds(net: nn.Module, size: int) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options and their help."""
-    raw = argparse.RawDescriptionHelpFormatter
+    raw, default = argparse.RawDescriptionHelpFormatter, "(default: %(default)s)"
     main = argparse.ArgumentParser("python -m lessons_lib", description="The command line of Why Deep Networks Train.")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -163,16 +163,16 @@ def parser() -> argparse.ArgumentParser:
         help="keep the last N training images out, and test on them instead of on the test set: for choosing settings",
     )
     what.add_argument("--size", type=int, metavar="PX", help="scale the images to PX × PX (default: the net's)")
-    what.add_argument("--mirror", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images")
-    what.add_argument("--shift", type=int, default=1, metavar="PX", help="move each by up to PX pixels (default: 1)")
+    what.add_argument("--no-mirror", dest="mirror", action="store_false", help="do not mirror half of the images")
+    what.add_argument("--shift", type=int, default=1, metavar="PX", help=f"move each by up to PX pixels {default}")
     how = run.add_argument_group("descent")
     how.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the net's)")
-    how.add_argument("--batch-size", type=int, default=128, metavar="N", help="images a step (default: 128)")
-    how.add_argument("--lr", type=float, default=0.2, help="the largest learning rate (default: 0.2)")
-    how.add_argument("--schedule", choices=SCHEDULES, default="triangle", help="(default: triangle)")
-    how.add_argument("--momentum", type=float, default=0.9, help="(default: 0.9)")
-    how.add_argument("--weight-decay", type=float, default=5e-4, help="(default: 0.0005)")
-    how.add_argument("--seed", type=int, default=0, help="of the start, the order and the augmentation (default: 0)")
+    how.add_argument("--batch-size", type=int, default=128, metavar="N", help=f"images a step {default}")
+    how.add_argument("--lr", type=float, default=0.2, help=f"the largest learning rate {default}")
+    how.add_argument("--schedule", choices=SCHEDULES, default="triangle", help=f"of the learning rate {default}")
+    how.add_argument("--momentum", type=float, default=0.9, metavar="X", help=f"weight of the old velocity {default}")
+    how.add_argument("--weight-decay", type=float, default=5e-4, metavar="X", help=f"the pull towards 0 {default}")
+    how.add_argument("--seed", type=int, default=0, help=f"of the start, the order and the augmentation {default}")
     fast = run.add_argument_group("speed")
     fast.add_argument("--fast", action="store_true", help="the same as --bf16 --channels-last")
     fast.add_argument("--bf16", action="store_true", help="multiply in bfloat16: 8 bits of precision, not 24")
@@ -228,8 +228,9 @@ def run(options: argparse.Namespace) -> None:
     if options.compile:
         net.compile()
     prepared = Prepared(net, size=options.size, mirror=options.mirror, shift=options.shift, bf16=options.bf16)
-    steps = options.epochs * -(-len(train_set) // options.batch_size) if options.batch_size > 0 else 1
-    schedule = SCHEDULES[options.schedule][0](options.lr, max(steps, 1))
+    # At least one: what cannot be is for `train` to refuse.
+    steps = max(1, options.epochs * math.ceil(len(train_set) / max(1, options.batch_size)))
+    schedule = SCHEDULES[options.schedule][0](options.lr, steps)
     if rank == 0:
         facts = dict(parameters=num_parameters(net), multiply_adds=cost, processes=world)
         open_folder(options, facts)
@@ -278,7 +279,7 @@ def open_folder(options: argparse.Namespace, facts: dict[str, object]) -> None:
     if options.resume:
         if not path.is_file():
             raise ValueError(f"--resume: expected a run in {options.out}, found none")
-        there = json.loads(path.read_text("utf-8"))["settings"]
+        there = json.loads(path.read_text())["settings"]
         for name, value in settings.items():
             if there.get(name) != value:
                 raise ValueError(f"--resume: the run in {options.out} has {name} {there.get(name)}, not {value}")
@@ -287,7 +288,7 @@ def open_folder(options: argparse.Namespace, facts: dict[str, object]) -> None:
         raise ValueError(f"--out: {options.out} holds a run or other files; --resume goes on with a run")
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(settings=settings, **circumstances()), indent=1)
-    replace(path, lambda part: part.write_text(text + "\n", "utf-8"))
+    replace(path, lambda part: part.write_text(text + "\n"))
 
 
 def circumstances() -> dict[str, object]:
@@ -319,7 +320,7 @@ def keep_log(out: Path, history: History) -> dict[str, float]:
         for i in range(epochs)
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    replace(out / "log.jsonl", lambda part: part.write_text(text, "utf-8"))
+    replace(out / "log.jsonl", lambda part: part.write_text(text))
     return lines[-1]
 
 

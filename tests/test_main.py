@@ -3,13 +3,18 @@
 import json
 import math
 import os
+import platform
 import random
+import re
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -32,7 +37,9 @@ from lessons_lib.__main__ import (
     triangle,
 )
 from lessons_lib.data import SHA256, fashion_mnist
-from lessons_lib.training import evaluate, num_parameters
+from lessons_lib.training import History, evaluate, num_parameters
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -85,15 +92,54 @@ def test_a_run_leaves_a_net_that_does_what_its_log_says(tmp_path: Path, capsys: 
     assert f"test accuracy {accuracy:.4f}" in printed[-1]
 
 
-def test_a_run_says_how_it_was_made(tmp_path: Path) -> None:
-    trained(tmp_path / "run", "--seed", "3", "--fast", epochs=1)
-    record = json.loads((tmp_path / "run/settings.json").read_text())
-    assert set(record) == {"settings", "date", "machine", "versions", "command"}
-    expected = dict(
-        net="lenet", seed=3, bf16=True, channels_last=True, size=28, epochs=1, processes=1, parameters=44878
+def test_a_run_says_how_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    out.mkdir()  # an empty folder will do
+    monkeypatch.setattr(sys, "argv", ["/somewhere/__main__.py", "train", "lenet", "--fast"])
+    for gpu in (False, True):
+        monkeypatch.setattr(command_line.torch.cuda, "get_device_name", lambda: "a GPU")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+        assert command_line.circumstances()["machine"] == machine + ", a GPU" * gpu
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    earliest = date.today()
+    trained(out, "--seed", "3", "--fast", epochs=1)
+    text = (out / "settings.json").read_text()
+    record = json.loads(text)
+    assert text == json.dumps(record, indent=1) + "\n"  # one a line
+    assert earliest <= date.fromisoformat(record.pop("date")) <= date.today()
+    settings = dict(net="lenet", seed=3, bf16=True, channels_last=True, compile=False, threads=None, full=False)
+    settings |= dict(examples=300, hold_out=None, size=28, mirror=True, shift=1, epochs=1, batch_size=128, lr=0.2)
+    settings |= dict(schedule="triangle", momentum=0.9, weight_decay=5e-4, processes=1, parameters=44878)
+    assert record == dict(
+        settings=settings | dict(multiply_adds=multiply_adds(NETS["lenet"].make(), 28)),
+        machine=machine,
+        versions=f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}",
+        command="python -m lessons_lib train lenet --fast",
     )
-    assert expected.items() <= record["settings"].items()
-    assert f"torch {torch.__version__}" in record["versions"] and "core" in record["machine"]
+
+
+def test_the_log_has_a_line_an_epoch(tmp_path: Path) -> None:
+    history = History(
+        loss=[2.0, 1.0, 0.5, 0.12345678],
+        lr=[0.4, 0.3, 0.2, 0.1],
+        test_loss=[1.23456789, 1.0],
+        test_acc=[0.5, 0.75],
+        seconds=[1.2345, 2.0],
+    )
+    last = dict(epoch=2, lr=0.1, loss=0.311728, test_loss=1.0, test_acc=0.75, seconds=2.0)
+    assert command_line.keep_log(tmp_path, history) == last
+    first = dict(epoch=1, lr=0.3, loss=1.5, test_loss=1.234568, test_acc=0.5, seconds=1.23)
+    assert (tmp_path / "log.jsonl").read_text() == f"{json.dumps(first)}\n{json.dumps(last)}\n"
+
+
+def test_the_schedule_has_as_many_steps_as_the_run(tmp_path: Path) -> None:
+    trained(tmp_path / "run", "--batch-size", "1", net="small_resnet", examples=3, epochs=1)
+    rates = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["history"]["lr"]
+    assert rates == [triangle(0.2, 3)(step) for step in range(3)]
+    trained(tmp_path / "uneven", "--batch-size", "200", epochs=3)
+    rates = torch.load(tmp_path / "uneven/checkpoint.pt", weights_only=True)["history"]["lr"]
+    assert rates == [triangle(0.2, 6)(step) for step in range(6)]
 
 
 def test_the_seed_decides_the_run_and_each_setting_changes_it(tmp_path: Path) -> None:
@@ -115,6 +161,15 @@ def test_held_out_images_are_tested_on_and_not_trained_on() -> None:
     assert [len(dataset) for dataset in data_sets(options)] == [20, 10]
     options = settle(parser().parse_args(["train", "lenet"]))
     assert [len(dataset) for dataset in data_sets(options)] == [10000, 2000]
+    options = settle(parser().parse_args(["train", "lenet", "--hold-out", "9999"]))
+    assert [len(dataset) for dataset in data_sets(options)] == [1, 9999]
+
+
+def test_the_least_that_can_be_and_the_folder_that_a_net_has() -> None:
+    least = dict(size=1, shift=0, examples=1, hold_out=1, threads=1)
+    options = settle(Namespace(**vars(parser().parse_args(["train", "lenet"])) | least))
+    assert least.items() <= vars(options).items()
+    assert options.out == Path("runs/lenet")
 
 
 # Interrupted, killed, resumed
@@ -139,10 +194,13 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_parameters(tmp_pa
     out = tmp_path / "killed"
     arguments = f"train lenet --examples 300 --epochs 4 --threads 1 --out {out}".split()
     steps = sorted(random.Random(0).sample(range(1, 12), 3))  # of twelve, three an epoch
+    printed = []
     for i, step in enumerate(steps):
         code = KILLED.format(step=step, arguments=arguments + ["--resume"] * (i > 0))
-        assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -signal.SIGKILL
-        assert not (out / "net.pt").exists()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL and not (out / "net.pt").exists()
+        printed += re.findall(r"epoch (\d)/4", done.stdout)
+    assert printed == [str(epoch) for epoch in range(1, 1 + steps[-1] // 3)]  # each is said at once
     assert same(trained(out, "--threads", "1", "--resume", epochs=4), expected)
     assert len(log(out)) == 4 and not list(out.glob("*.part"))
     unbroken = [line | dict(seconds=0) for line in log(tmp_path / "unbroken")]
@@ -186,6 +244,10 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert "expected a run in" in main([*call[:-1], str(tmp_path / "none"), "--resume"])
     assert not (tmp_path / "none").exists()
+    trained(tmp_path / "other", "--seed", "1", epochs=1)
+    (out / "checkpoint.pt").write_bytes((tmp_path / "other/checkpoint.pt").read_bytes())
+    assert "seed 1, not 0" in main([*call, "--resume"])
+    assert (out / "settings.json").read_bytes() == before["settings.json"]
 
 
 # Several processes
@@ -279,6 +341,11 @@ def test_shifted_images_are_moved_by_whole_pixels_each_way_as_often() -> None:
     assert torch.equal(shifted(X, 0), X)
 
 
+def test_images_stay_on_their_device() -> None:
+    X = torch.zeros(3, 1, 4, 5, device="meta")
+    assert mirrored(X).device == shifted(X, 1).device == X.device and shifted(X, 1).shape == X.shape
+
+
 class Seen(nn.Module):
     """Remembers what it was given, and returns a score that depends on it."""
 
@@ -309,9 +376,10 @@ def test_what_is_put_before_a_net(bf16: bool) -> None:
 
 def test_switches_reach_the_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.extend(self.parameters()))
     trained(tmp_path / "run", "--compile", "--channels-last", "--threads", "1", examples=128, epochs=1)
-    assert compiled == ["Sequential"]
+    images = [weight for weight in compiled if weight.dim() == 4]
+    assert images and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in images)
     assert torch.get_num_threads() == 1
     record = settings(tmp_path / "run")
     assert (record["compile"], record["channels_last"], record["bf16"], record["threads"]) == (True, True, False, 1)
@@ -320,12 +388,14 @@ def test_switches_reach_the_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # Help and errors
 
 
-def test_help_names_every_net_and_schedule(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as error:
-        main(["train", "--help"])
-    assert error.value.code == 0
-    printed = capsys.readouterr().out
-    assert all(f"  {name} " in printed for name in [*NETS, *SCHEDULES])
+def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is for reading, so tests/help.txt holds it whole."""
+    monkeypatch.setenv("COLUMNS", "100")
+    for arguments in ([], ["train"], ["data"]):
+        with pytest.raises(SystemExit) as error:
+            main([*arguments, "--help"])
+        assert error.value.code == 0
+    assert capsys.readouterr().out == (ROOT / "tests/help.txt").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -342,6 +412,7 @@ def test_help_names_every_net_and_schedule(capsys: pytest.CaptureFixture[str]) -
         ("--shift -1", "--shift: expected at least 0, got -1"),
         ("--threads 0", "--threads: expected at least 1, got 0"),
         ("--hold-out 0", "--hold-out: expected at least 1, got 0"),
+        ("--examples 10000 --hold-out 1", "--examples, --hold-out: expected at most 10000 together, got 10000 and 1"),
         ("--hold-out 9701", "--examples, --hold-out: expected at most 10000 together, got 300 and 9701"),
         ("--schedule step --batch-size 300 --epochs 1", "boundaries: expected at least 1, got 0"),
         ("--root elsewhere", "root must be None unless full=True"),
