@@ -61,7 +61,7 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
     >>> torchrun(worker, "step ", num_processes=2)
     ['step ', 'step step ']
     """
-    name = getattr(worker, "__name__", "<none>")
+    name = getattr(worker, "__name__", "")
     if not name.isidentifier():
         raise TypeError(f"worker: expected a function with a name, got {worker!r}")
     for arg in args:
@@ -95,7 +95,9 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
             if (printed := Path(folder, f"{rank}.txt")).exists():
                 print(printed.read_text("utf-8"), end="")
         if process.returncode:
-            account = _account(errors.read_text("utf-8")) or f"torchrun itself ended with {process.returncode}"
+            # The part that says which process failed and how, or all that was said, or nothing.
+            account = errors.read_text("utf-8").rpartition("ChildFailedError:")[2].strip()
+            account = account or f"torchrun itself ended with {process.returncode}"
             raise RuntimeError(f"{name} failed in one of {num_processes} processes:\n{account}")
         try:
             paths = (Path(folder, f"{rank}.pt") for rank in range(num_processes))
@@ -155,8 +157,6 @@ class SyncBatchNorm(BatchNorm):
         per_feature = (1, -1, *[1] * (self.num_dims - 2))
         rows = widened(X).transpose(0, 1).flatten(1)  # one row a feature, as in batch_norm
         n = _Sum.apply(rows.new_tensor(float(rows.shape[1])))
-        if n == 1:
-            raise ValueError(f"X: expected more than one value a feature in training, got shape {tuple(X.shape)}")
         mean = _Sum.apply(rows.sum(1)) / n
         var = _Sum.apply(((rows - mean[:, None]) ** 2).sum(1)) / n
         with torch.no_grad():
@@ -187,11 +187,6 @@ def _environment(num_processes: int) -> dict[str, str]:
     threads = -(-torch.get_num_threads() // num_processes)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
     return environment | ({"CUDA_VISIBLE_DEVICES": ""} if torch.cuda.device_count() < num_processes else {})
-
-
-def _account(errors: str) -> str:
-    """The part of torchrun's messages that says which process failed and how; all of them if it says nothing."""
-    return errors.rpartition("ChildFailedError:")[2].strip() or errors
 
 
 def _end_with_the_caller() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lessons_lib import minibatch
 from lessons_lib.batch_norm import BatchNorm
 from lessons_lib.minibatch import SyncBatchNorm, average_gradients, torchrun
 
@@ -283,6 +284,21 @@ def test_returns_by_rank_and_prints_by_rank(capfd: pytest.CaptureFixture[str], m
     assert printed.err == ""
 
 
+def test_a_process_gets_the_callers_paths_its_share_of_threads_and_a_gpu_of_its_own_or_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    for paths, gpus, visible in ((None, 1, ""), ("mine", 2, "3,4"), (f"mine{os.pathsep}yours", 3, "3,4")):
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+        if paths:
+            monkeypatch.setenv("PYTHONPATH", paths)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        path = os.pathsep.join([str(Path(minibatch.__file__).parents[1]), *([paths] if paths else [])])
+        expected = dict(PYTHONPATH=path, OMP_NUM_THREADS="4", CUDA_VISIBLE_DEVICES=visible)
+        assert minibatch._environment(2) == os.environ | expected
+
+
 def test_an_error_in_a_process_reaches_the_caller_with_what_was_printed(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
         RuntimeError, match=r"(?s)speak failed in one of 2 processes.*worker\.py.*KeyError: 'no such word'"
@@ -341,6 +357,15 @@ def test_a_killed_torchrun_is_an_error_too() -> None:
         RuntimeError, match=r"lose_torchrun failed in one of 1 processes:\ntorchrun itself ended with -9"
     ):
         torchrun(lose_torchrun, num_processes=1)
+
+
+def test_a_torchrun_that_cannot_start_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho out of memory >&2\nexit 3\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(RuntimeError, match=r"^speak failed in one of 2 processes:\nout of memory$"):
+        torchrun(speak, "a")
 
 
 def returns_a_path() -> Path:
