@@ -68,8 +68,8 @@ lock:            ## pin the newest environment that pyproject.toml allows (needs
 	$(PYTHON) tools/lock.py
 
 clean:           ## remove everything that the other commands made
-	rm -rf _build .venv .venv-colab .venv-mutants *.egg-info .pytest_cache .hypothesis .ruff_cache
-	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf _build .venv .venv-colab .venv-mutants *.egg-info .pytest_cache .hypothesis .coverage
+	find . \( -name __pycache__ -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
 # A clean build each time: after a failed one Sphinx can call an incremental one a success.
 $(HTML): .venv/.ready $(SOURCES)

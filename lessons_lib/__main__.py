@@ -217,7 +217,8 @@ def run(options: argparse.Namespace) -> None:
     """Train, and keep in the folder what was measured."""
     options = settle(options)
     rank, world = place()
-    torch.set_num_threads(options.threads or torch.get_num_threads())
+    if options.threads:
+        torch.set_num_threads(options.threads)
     train_set, test_set = data_sets(options)
     torch.manual_seed(options.seed)
     net = NETS[options.net].make()
@@ -346,6 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> str | int | None:
     except (ValueError, OSError) as error:
         return f"{type(error).__name__}: {error}"
     except KeyboardInterrupt:
+        if options.command == "data" or not (options.out / "settings.json").exists():
+            return "Stopped."
         return f"Stopped. To go on from the last whole epoch, call it again with --resume (--out {options.out})."
     finally:
         if together:

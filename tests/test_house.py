@@ -83,12 +83,13 @@ def test_a_fork_needs_a_name(owner: str, tmp_path: Path) -> None:
 
 def test_nothing_else_names_the_address() -> None:
     """So that a fork is whole: what names it is what tools/fork.py changes."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
+    ours = ("*.*", "[A-Z]*", ".github/**/*", ".ci/*", "book/**/*", "lessons_lib/**/*", "tests/**/*", "tools/**/*")
+    files = {
+        path for pattern in ours for path in ROOT.glob(pattern) if path.is_file() and "__pycache__" not in path.parts
+    }
     owner = address().split("/")[-2]
-    listed = [name for name in listed if (ROOT / name).is_file()]
-    naming = {name for name in listed if owner.encode() in (ROOT / name).read_bytes()}
+    owner = re.compile(rf"github\.com/{owner}\b|\b{owner}\.github\.io".encode(), re.IGNORECASE)
+    naming = {str(path.relative_to(ROOT)) for path in files if owner.search(path.read_bytes())}
     assert naming == {"pyproject.toml", "_config.yml", *(f"book/{stem}.ipynb" for stem in NOTEBOOKS)}
 
 
@@ -140,6 +141,14 @@ def test_the_glossary_has_every_chinese_term_of_a_lesson_and_no_other(stem: str)
 def test_a_chinese_term_stands_at_its_first_mention_only(stem: str) -> None:
     terms = re.findall(CHINESE, prose(stem))
     assert len(terms) == len(set(terms))
+
+
+def test_no_lesson_uses_a_term_of_the_glossary_before_the_one_that_brings_it() -> None:
+    table = re.findall(rf"^\| (.+?) \| {CHINESE} \|.*\((\w+)\.ipynb\)", (ROOT / "book/glossary.md").read_text(), re.M)
+    said = {stem: re.sub(r"\[[^\]]*\]\([^)]*\)|`[^`]*`", "", prose(stem)) for stem in LESSONS}  # but links and code
+    for term, stem in table:
+        for earlier in LESSONS[: LESSONS.index(stem)]:
+            assert not re.search(rf"(?i)\b{re.escape(term)}s?\b", said[earlier]), f"{earlier}: {term}"
 
 
 def test_every_requirement_is_pinned_and_the_environment_is_the_pinned_one() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -233,6 +234,16 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert same(trained(tmp_path / "run", "--resume"), expected)
 
 
+def test_an_interrupt_before_there_is_a_run_only_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "fashion_mnist", interrupted)
+    monkeypatch.setattr(command_line, "read_whole", interrupted)
+    assert main(["train", "lenet", "--out", str(tmp_path / "run")]) == "Stopped."
+    assert main(["data", "--root", str(tmp_path)]) == "Stopped."
+
+
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "run"
     trained(out, epochs=1)
@@ -297,6 +308,7 @@ def test_a_net_takes_images_of_its_size(name: str) -> None:
 
 
 @given(st.integers(1, 400), st.floats(1e-3, 10), st.sampled_from(sorted(SCHEDULES)))
+@hypothesis.settings(deadline=None)
 def test_a_schedule_has_a_positive_rate_at_each_step_and_none_above_lr(steps: int, lr: float, name: str) -> None:
     if name == "step" and steps < 4:
         return  # has no room for three rates: refused, below

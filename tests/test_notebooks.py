@@ -289,9 +289,6 @@ def test_what_is_quoted_is_said_once_and_shown_where_it_says() -> None:
             assert not list(unsupported(phrase, cells)), f"{phrase}: not in {origin}"
 
 
-FOR_LESSONS = (has_a_slider, has_folded_solutions)  # the page of benchmarks draws a record: it is none
-
-
 @pytest.mark.parametrize(
     ("path", "check"),
     # The page of benchmarks draws a record: it is no lesson.

@@ -303,6 +303,7 @@ def test_a_quadratic_is_a_sum_of_squares_along_turned_axes(eigenvalues: list[flo
 
 
 @given(lam=numbers, x=st.floats(-10, 10))
+@settings(deadline=None)
 def test_a_quadratic_of_one_number_is_a_parabola(lam: float, x: float) -> None:
     f = quadratic([lam])
     assert f.dim == 1

@@ -1,6 +1,6 @@
 """Begin a lesson: `make lesson name=attention` writes its notebook, module and test, each a skeleton that runs.
 
-The skeleton passes `make test`: from there each change is told whether it still does.
+Its module, test and notebook pass from the first; `make test` then names what a lesson of the book still lacks.
 """
 
 import re

@@ -95,7 +95,10 @@ def main(stems: list[str], folder: Path = ROOT / "book") -> int:
         path.write_text(text, "utf-8")
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
         size = len(text.encode()) / 1e3
-        print(f"{path.stem}: {time.perf_counter() - started:.1f} s, {memory:.1f} GB, {size:.0f} kB", flush=True)
+        print(
+            f"{path.stem}: {time.perf_counter() - started:.1f} s, {size:.0f} kB, up to {memory:.1f} GB so far",
+            flush=True,
+        )
     return 0
 
 

@@ -158,10 +158,13 @@ def site(app: Sphinx, config: Config) -> None:
 def version() -> str:
     """Which commit this is, and of which day; a copy without git has only the day of its build."""
     day = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    commit = subprocess.run(["git", "-C", str(BOOK), "log", "-1", "--format=%h %ct"], capture_output=True, text=True)
     name = ""
-    if commit.returncode == 0:
-        short, _, seconds = commit.stdout.strip().partition(" ")
+    try:
+        commit = subprocess.check_output(["git", "-C", str(BOOK), "log", "-1", "--format=%h %ct"], text=True)
+    except (subprocess.CalledProcessError, FileNotFoundError):  # no repository, or no git
+        pass
+    else:
+        short, _, seconds = commit.strip().partition(" ")
         name, day = f"Version {short}, ", int(os.environ.get("SOURCE_DATE_EPOCH", seconds))
     return f"{name}{time.strftime('%d %B %Y', time.gmtime(day)).lstrip('0')}."
 

@@ -154,7 +154,7 @@ def test_a_symbol_and_its_name_occur_where_the_notation_says(row: tuple[str, str
 
 def test_the_map_of_the_site_lists_every_page() -> None:
     owner, name = address().split("/")[-2:]
-    base = f"https://{owner}.github.io/{name}/"
+    base = f"https://{owner.lower()}.github.io/{name}/"
     urls = [element.text for element in ElementTree.parse(HTML / "sitemap.xml").iter() if element.tag.endswith("loc")]
     assert urls == sorted(base + path for path in pages() if path != "search.html")
     assert f'href="{base}book/index.html"' in (HTML / "404.html").read_text("utf-8")
