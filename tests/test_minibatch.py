@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lessons_lib import minibatch
 from lessons_lib.batch_norm import BatchNorm
@@ -136,7 +136,7 @@ def by_hand(folder: str) -> list[Any]:
 
     rank, world = place()
     X, dY = torch.load(f"{folder}/batch.pt", weights_only=True)
-    shares = [slice(0, 3), slice(3, None)] if world > 1 else [slice(None)]
+    shares = [slice(0, 1), slice(1, None)] if world > 1 else [slice(None)]  # of one image, too
     results = []
     for dims in (2, 4):
         x = (X if dims == 4 else X[:, :, 0, 0])[shares[rank]].requires_grad_()
@@ -199,6 +199,18 @@ def test_halves_over_all_processes(tmp_path: Path) -> None:
         assert distance(torch.cat((one[0], other[0])).float(), whole[0].float()) < 4 * last_digit
         assert distance(one[1:], other[1:]) == 0
         assert distance(one[1:], whole[1:]) < 4 * last_digit
+
+
+def test_a_sum_over_one_process_is_what_it_has_and_passes_gradients_on() -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        x = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+        assert torch.equal(minibatch._Sum.apply(x), x)
+        assert torch.autograd.gradcheck(minibatch._Sum.apply, x) and torch.autograd.gradgradcheck(
+            minibatch._Sum.apply, x
+        )
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_outside_of_a_group_it_is_batch_norm() -> None:
@@ -340,6 +352,14 @@ def test_an_interrupted_or_killed_caller_leaves_no_process_behind(how: signal.Si
         # Before anybody asks how the caller ended: until then it is a zombie, whose number is still taken.
         until(lambda: not any(alive(file.name) for file in folder.iterdir()))
         assert process.wait(60) != 0
+
+
+def test_a_process_ends_when_the_callers_end_of_stdin_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[object] = []
+    monkeypatch.setattr(os, "read", lambda *call: did.append(call))
+    monkeypatch.setattr(os, "_exit", did.append)
+    minibatch._end_with_the_caller()
+    assert did == [(0, 1), 1]
 
 
 def lose_torchrun() -> None:
