@@ -25,7 +25,7 @@ serve: $(HTML)   ## build the book and serve it on this machine
 pdf: $(HTML) .venv/.chromium   ## print the book into one PDF
 	$(BIN)/python -m tools.pdf
 
-test: .venv/.ready .venv/.chromium   ## prove every sentence, number and picture
+test: .venv/.ready .venv/.chromium   ## prove every number, picture and claim about them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(PYTEST) tests --ignore tests/browser --doctest-modules lessons_lib

@@ -128,7 +128,8 @@ class BatchNorm(nn.Module):
             return self.forward(X.float()).to(X.dtype)
         state = self.state(X)
         if not self.training:
-            return batch_norm(False, X, **state, eps=self.eps)[0]
+            state = {name: widened(value) for name, value in state.items()}
+            return batch_norm(False, widened(X), **state, eps=self.eps)[0].to(X.dtype)
         check_input(True, X, state)
         # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
         # work in place on a Function's output that is a view.

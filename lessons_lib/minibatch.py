@@ -136,15 +136,16 @@ def average_gradients(net: nn.Module) -> None:
 class SyncBatchNorm(BatchNorm):
     """Batch normalisation whose batch is that of all processes together. Arguments and state as `BatchNorm`.
 
-    In training every process must call it, each with its share of the batch; shares may differ in size. Y and the
-    moving averages are those of one process with the whole batch, and so are the gradients, once averaged over the
-    processes. PyTorch's `nn.SyncBatchNorm` does the same, on GPUs only. Without a process group, and in eval mode, this
-    is `BatchNorm`.
+    In training every process must call it, each with its share of the batch. Y and the moving averages are those of one
+    process with the whole batch, and so are the gradients, once averaged over the processes. Shares may differ in size;
+    each mean loss must then be weighted by (size of the share) · (processes) / (size of the batch), as `train` does.
+    PyTorch's `nn.SyncBatchNorm` does the same, on GPUs only. Without a process group, and in eval mode, this is
+    `BatchNorm`.
 
     Raises:
         ValueError, TypeError: as `BatchNorm`.
 
-    Source: Peng and others 2017, section 3.2; here with the two-pass variance of `batch_norm`.
+    Source: Peng and others 2017, "Cross-GPU Batch Normalization"; here with the two-pass variance of `batch_norm`.
 
     >>> SyncBatchNorm(6, num_dims=4)(torch.randn(8, 6, 5, 5)).shape
     torch.Size([8, 6, 5, 5])

@@ -212,6 +212,17 @@ def test_in_mixed_precision_it_is_pytorchs(dtype: torch.dtype, training: bool, s
         assert error < (1e-5 if value.dtype == torch.float32 else 2 * torch.finfo(dtype).eps), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@all_ranks
+def test_in_half_precision_it_predicts_as_pytorchs(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    ours, theirs = BatchNorm(3, len(shape)).to(dtype).eval(), pytorch(3, len(shape)).to(dtype).eval()
+    for layer in (ours, theirs):  # in float16 the largest number is 65,504
+        layer.running_mean.fill_(-4e4), layer.running_var.fill_(6e4)
+    X = (4e4 + randn(*shape)).to(dtype)
+    assert ours(X).isfinite().all()
+    torch.testing.assert_close(ours(X), theirs(X), rtol=torch.finfo(dtype).eps, atol=0)
+
+
 @both
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("training", [True, False])

@@ -1,5 +1,6 @@
 """The training loop does what five lines by hand do, measures what it says, and refuses what it cannot train with."""
 
+import ast
 import errno
 import io
 import math
@@ -18,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from lessons_lib.batch_norm import BatchNorm
-from lessons_lib.training import History, Memory, evaluate, num_parameters, train
+from lessons_lib.training import History, Memory, default_dtype, evaluate, num_parameters, train
 
 
 @pytest.fixture(autouse=True)
@@ -598,3 +599,27 @@ def test_memory_counts_what_keyword_arguments_make() -> None:
     with Memory() as memory:
         Y = torch.full((5,), 1.0, dtype=torch.float64)
     assert (memory.now, memory.peak) == (40, 40) and Y.dtype == torch.float64
+
+
+def test_the_default_dtype_comes_back_after_an_error() -> None:
+    with pytest.raises(KeyError), default_dtype(torch.float64):
+        assert torch.zeros(1).dtype == torch.float64
+        raise KeyError
+    assert torch.zeros(1).dtype == torch.float32
+
+
+def test_weights_drawn_in_64_bits_do_not_depend_on_the_instructions() -> None:
+    code = (
+        "import torch; from lessons_lib.training import default_dtype; from lessons_lib.resnet import small_resnet\n"
+        "torch.manual_seed(0)\n"
+        "with default_dtype(torch.float64): net = small_resnet()\n"
+        "print([p.double().sum().item() for p in net.parameters()])"
+    )
+    drawn = []
+    for instructions in ("default", "avx2"):  # one that a processor lacks is not used
+        environment = os.environ | {"ATEN_CPU_CAPABILITY": instructions}
+        printed = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        drawn.append(ast.literal_eval(printed.stdout))
+    np.testing.assert_allclose(*drawn, rtol=0, atol=1e-11)
