@@ -127,10 +127,10 @@ class BatchNorm(nn.Module):
         if X.dtype in (torch.float16, torch.bfloat16) and self.weight.dtype == torch.float32:
             return self.forward(X.float()).to(X.dtype)
         state = self.state(X)
+        check_input(self.training, X, state)
         if not self.training:
             state = {name: widened(value) for name, value in state.items()}
             return batch_norm(False, widened(X), **state, eps=self.eps)[0].to(X.dtype)
-        check_input(True, X, state)
         # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
         # work in place on a Function's output that is a view.
         x = X.reshape(*X.shape[:2], -1)
