@@ -5,7 +5,7 @@ process group shares each batch out.
 
 Sources: S. Li and others, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020,
 arXiv:2006.15704; batch normalisation over processes: C. Peng and others, "MegDet: A Large Mini-Batch Object Detector",
-2017, arXiv:1711.07240, section 3.2.
+2017, arXiv:1711.07240, "Cross-GPU Batch Normalization".
 """
 
 import os

@@ -616,7 +616,7 @@ def test_weights_drawn_in_64_bits_do_not_depend_on_the_instructions() -> None:
         "print([p.double().sum().item() for p in net.parameters()])"
     )
     drawn = []
-    for instructions in ("default", "avx2"):  # one that a processor lacks is not used
+    for instructions in ("default", "avx2"):  # a build without the second, as on ARM, ignores it
         environment = os.environ | {"ATEN_CPU_CAPABILITY": instructions}
         printed = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
