@@ -299,4 +299,4 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     patient."""
     if isinstance(item, plugin.IPyNbCell):
         item.cell.execution_count = item.cell.execution_count or 0
-        item.output_timeout = 60  # seconds; nbval's 5 are too few where cores are shared
+        item.output_timeout = 600  # seconds without a word: training can need minutes where cores are shared
