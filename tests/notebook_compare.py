@@ -160,6 +160,12 @@ def window(image: np.ndarray, px: int, pick: np.ufunc) -> np.ndarray:
     return image
 
 
+def strange(a: np.ndarray, b: np.ndarray, reach: int) -> np.ndarray:
+    """Where (y, x) picture `a` has a pixel unlike all of b's within `reach`, give or take a shade."""
+    low, high = window(b, reach, np.minimum) - COLOUR_SLACK, window(b, reach, np.maximum) + COLOUR_SLACK
+    return np.argwhere(((a < low) | (a > high)).any(axis=2))
+
+
 def compare_png(stored: str, fresh: str, px: float) -> None:
     """Ask that every pixel of one picture be, give or take a shade, among the other's within `px`; so things may move
     as far, but not change their colour, go missing or come."""
@@ -168,13 +174,14 @@ def compare_png(stored: str, fresh: str, px: float) -> None:
     files = [io.BytesIO(base64.b64decode(text)) for text in (stored, fresh)]
     old, new = (np.asarray(Image.open(file).convert("RGBA"), np.int16) for file in files)
     expect_equal(old.shape, new.shape)
-    reach = max(1, math.ceil(px * PIXELS))
-    for which, a, b in (("stored", old, new), ("fresh", new, old)):
-        low, high = window(b, reach, np.minimum) - COLOUR_SLACK, window(b, reach, np.maximum) + COLOUR_SLACK
-        strange = np.argwhere(((a < low) | (a > high)).any(axis=2))
-        if len(strange):
-            y, x = strange[0]
-            raise Mismatch(f"{len(strange)} pixels only in the {which} picture: x {x}, y {y} is {a[y, x].tolist()}")
+    for reach in range(1, max(1, math.ceil(px * PIXELS)) + 1):
+        only = {"stored": strange(old, new, reach), "fresh": strange(new, old, reach)}
+        if not any(map(len, only.values())):
+            strayed[COORDINATE] = max(strayed[COORDINATE], (reach - 1) / PIXELS)
+            return
+    which = "stored" if len(only["stored"]) else "fresh"
+    (y, x), image = only[which][0], old if which == "stored" else new
+    raise Mismatch(f"{len(only[which])} pixels only in the {which} picture: x {x}, y {y} is {image[y, x].tolist()}")
 
 
 def compare_html(stored: str, fresh: str, allowed: Tolerance) -> None:

@@ -212,6 +212,17 @@ def test_a_figure_may_stray_as_far_as_its_cell_declares() -> None:
     fails(forms(0), forms(0.06), DECLARED)
 
 
+@pytest.mark.parametrize("form", ["svg", "png"])
+def test_how_far_a_figure_strayed_is_noted(form: str) -> None:
+    mime = {"svg": "image_svg+xml", "png": "image_png"}[form]
+    strayed = {}
+    for by in (0.01, 0.03):
+        notebook_compare.strayed.clear()
+        compare_cell([shown(**{mime: figure()[form]})], [shown(**{mime: figure(shift(by))[form]})], DECLARED)
+        strayed[by] = notebook_compare.strayed[notebook_compare.COORDINATE]
+    assert 0.5 < strayed[0.01] < 2.5 < strayed[0.03] < 6  # the axes are some 170 px high
+
+
 def test_numbers_written_in_a_figure_keep_to_the_rule_for_numbers() -> None:
     stored = figure()["svg"]
     fresh = stored.replace("loss 0.25", "loss 0.27")

@@ -16,7 +16,7 @@ from nbformat import NotebookNode, v4
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
 from lessons_lib.sliders import frames
-from tests.notebook_compare import Mismatch, tolerance
+from tests.notebook_compare import Mismatch, Tolerance, tolerance
 from tools.notebooks import ROOT, WIDGET_VIEW, clean, dumps, execute, read
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -31,6 +31,9 @@ SAID = re.compile(r"(?<![\w.,/^{-])(?!(?:1[89]|20)\d\d\b)(\d{1,3}(?:,\d{3})+(?!\
 QUOTED = dict(
     line.split(" :: ") for line in (ROOT / "tests/quoted.txt").read_text("utf-8").splitlines() if " :: " in line
 )
+# How far cells strayed in many runs of the book.
+ROWS = map(str.split, (ROOT / "tests/strays.txt").read_text("utf-8").splitlines()[3:])
+STRAYS = {(stem, cell): Tolerance(float(number), float(px)) for stem, cell, number, px in ROWS}
 Complaints = Iterator[str]
 RULES: list[Callable[..., Complaints]] = []
 
@@ -287,6 +290,22 @@ def test_what_is_quoted_is_said_once_and_shown_where_it_says() -> None:
         if found := re.fullmatch(r"(\w+) (c\d+)", origin):
             cells = [cell for cell in lessons[found[1]].cells if cell.id == found[2]]
             assert not list(unsupported(phrase, cells)), f"{phrase}: not in {origin}"
+
+
+def last_digit(cell: NotebookNode) -> float:
+    """What the last printed digit is worth, of the number with the fewest digits behind its point."""
+    printed = " ".join(output.get("text", "") for output in cell.outputs)
+    return 10.0 ** -min(map(len, re.findall(r"(?<=\d\.)\d+", printed)), default=0)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_tolerance_is_as_tight_as_what_was_measured_allows(path: Path) -> None:
+    for cell in code_cells(read(path)):
+        allowed, strayed = tolerance(cell.source), STRAYS.get((path.stem, cell.id), Tolerance(0, 0))
+        if allowed != Tolerance() and "since times differ" not in cell.source:
+            number = allowed.number or 0
+            assert 1.5 * strayed.number <= number <= 4 * max(strayed.number, last_digit(cell) / 2), (cell.id, strayed)
+            assert 1.5 * strayed.px <= allowed.px <= 4 * max(strayed.px, 0.5), (cell.id, strayed)
 
 
 @pytest.mark.parametrize(
