@@ -143,7 +143,7 @@ def test_sources_are_sorted_and_none_stands_twice() -> None:
 )
 def test_a_symbol_and_its_name_occur_where_the_notation_says(row: tuple[str, str, str]) -> None:
     symbol, name, stem = row
-    formulas = " ".join(re.findall(r"\$[^$]+\$", prose(stem)))
+    formulas = " ".join(re.findall(r"(?s)\$\$.+?\$\$|\$[^$]+\$", prose(stem)))
     code = "\n".join(cell.source for cell in read(BOOK / f"{stem}.ipynb").cells if cell.cell_type == "code")
     assert symbol.strip("$") in formulas
     assert re.search(rf"\b{re.escape(name.partition('[')[0])}", code) or name in prose(stem)
