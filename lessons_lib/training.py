@@ -198,6 +198,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     A network converted by `.double()` keeps weights that were drawn in 32 bits, and those differ from processor to
     processor: PyTorch computes them with other instructions. Drawn in 64 bits they agree to some 1e-16.
 
+    Raises:
+        TypeError: dtype is none of floating-point numbers.
+
     >>> with default_dtype(torch.float64):
     ...     net = nn.Linear(2, 1)
     >>> net.weight.dtype, nn.Linear(2, 1).weight.dtype

@@ -605,6 +605,8 @@ def test_the_default_dtype_comes_back_after_an_error() -> None:
     with pytest.raises(KeyError), default_dtype(torch.float64):
         assert torch.zeros(1).dtype == torch.float64
         raise KeyError
+    with pytest.raises(TypeError, match="floating-point"), default_dtype(torch.int32):
+        pass
     assert torch.zeros(1).dtype == torch.float32
 
 
