@@ -1253,6 +1253,12 @@ def test_jensen_gap_wants_weights_that_are_not_negative_and_of_sum_1() -> None:
             jensen_gap(torch.sum, tensor(1, 2), tensor(total / 2, total / 2))
 
 
+def test_jensen_gap_takes_a_sum_that_is_off_by_twice_the_precision_a_weight_and_no_more() -> None:
+    jensen_gap(torch.sum, tensor(1, 2), tensor(0.5, 0.5 + 4 * EPS))
+    with pytest.raises(ValueError, match="weights: expected a sum of 1"):
+        jensen_gap(torch.sum, tensor(1, 2), tensor(0.5, 0.5 + 5 * EPS))
+
+
 @cases(generators, st.integers(1, 300), st.sampled_from([torch.float32, F64]))
 def test_jensen_gap_takes_weights_whose_sum_is_rounded(g: Generator, k: int, dtype: torch.dtype) -> None:
     logits = 3 * randn(g, k).to(dtype)

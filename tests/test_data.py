@@ -710,7 +710,8 @@ def test_tool_needs_enough_of_each_class(tool: ModuleType) -> None:
         tool.first_of_each_class(torch.tensor([*range(10), *range(7), 8, 9]), 2)
 
 
-def test_bundle_is_rebuilt_byte_for_byte(tool: ModuleType) -> None:
+def test_bundle_is_packed_again_byte_for_byte_and_rebuilt_where_the_whole_set_is_at_hand(tool: ModuleType) -> None:
+    # Debian's dataset-fashion-mnist, or what `python -m lessons_lib data` fetched
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lessons_lib", "fashion_mnist")
     at_hand = [
         folder
