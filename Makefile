@@ -67,7 +67,7 @@ fork:            ## point all links to your own copy on GitHub (owner=NAME)
 lock:            ## pin the newest environment that pyproject.toml allows (needs uv)
 	$(PYTHON) tools/lock.py
 
-clean:           ## remove everything that the other commands made
+clean:           ## remove what the other commands made, but not the training runs in runs/
 	rm -rf _build .venv .venv-colab .venv-mutants *.egg-info .pytest_cache .hypothesis .coverage
 	find . \( -name __pycache__ -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
