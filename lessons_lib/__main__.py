@@ -26,7 +26,7 @@ from lessons_lib.data import SHA256, fashion_mnist, read_whole
 from lessons_lib.densenet import DenseNet, densenet121, small_densenet
 from lessons_lib.learning_rate import Schedule, constant, cosine, exponential, piecewise
 from lessons_lib.resnet import ResNet, resnet18, small_resnet
-from lessons_lib.training import History, num_parameters, place, train
+from lessons_lib.training import History, eval_mode, join, num_parameters, place, train
 
 
 class Net(NamedTuple):
@@ -120,10 +120,8 @@ def multiply_adds(net: nn.Module, size: int) -> int:
     >>> multiply_adds(nn.Conv2d(1, 6, 5), size=28) == 24 * 24 * 6 * 5 * 5
     True
     """
-    was_training = net.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.eval()(torch.zeros(1, 1, size, size))
-    net.train(was_training)
+    with torch.no_grad(), eval_mode(net), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 1, size, size))
     return counter.get_total_flops() // 2
 
 
@@ -191,6 +189,7 @@ def settle(options: argparse.Namespace) -> argparse.Namespace:
     for name, value in (("size", net.size), ("epochs", net.epochs), ("out", Path("runs", options.net))):
         if getattr(options, name) is None:
             setattr(options, name, value)
+    options.out = options.out.expanduser()  # as `train` does for the checkpoint in it
     options.bf16 |= options.fast
     options.channels_last |= options.fast
     for name, least in (("size", 1), ("shift", 0), ("examples", 1), ("hold_out", 1), ("threads", 1)):
@@ -249,7 +248,7 @@ def run(options: argparse.Namespace) -> None:
             )
 
     try:
-        train(
+        history = train(
             prepared,
             train_set,
             test_set,
@@ -267,6 +266,7 @@ def run(options: argparse.Namespace) -> None:
             (options.out / "settings.json").unlink()  # nothing was trained: the folder stays free for a better call
         raise
     if rank == 0:
+        keep_log(options.out, history)  # again, for a run that ended between its checkpoint and its log
         replace(options.out / "net.pt", lambda part: torch.save(net.state_dict(), part))
 
 
@@ -335,10 +335,10 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 def main(arguments: Sequence[str] | None = None) -> str | int | None:
     """Do what the arguments say. Returns what `sys.exit` takes: nothing if all went well, or what was wrong."""
     options = parser().parse_args(arguments)
-    together = "RANK" in os.environ  # started by torchrun
-    if together:
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    together = "LOCAL_WORLD_SIZE" in os.environ  # started by torchrun
     try:
+        if together:
+            join()
         if options.command == "data":
             for name in SHA256:
                 print(f"{name}: {' × '.join(map(str, read_whole(name, options.root).shape))}, as published")
@@ -351,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> str | int | None:
             return "Stopped."
         return f"Stopped. To go on from the last whole epoch, call it again with --resume (--out {options.out})."
     finally:
-        if together:
+        if together and distributed.is_initialized():
             distributed.destroy_process_group()
     return None
 

@@ -122,7 +122,8 @@ def project_simplex(x: Tensor, total: float = 1.0) -> Tensor:
         total: positive and finite.
 
     Returns:
-        The nearest points, like x. A vector with an entry that is ∞ or NaN becomes NaN; −∞ becomes 0.
+        The nearest points, like x. A vector with an entry that is ∞ or NaN becomes NaN, and so does one of nothing
+            but −∞; any other −∞ becomes 0.
 
     Raises:
         TypeError: x is no floating-point tensor, total no number.
@@ -204,6 +205,7 @@ def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor
     tensor(1.2500)
     """
     _check_functions(f, constraints)
+    constraints = tuple(constraints)  # the caller's list may change later
 
     def L(x: Tensor, alpha: Tensor) -> Tensor:
         _check_float("alpha", alpha)
@@ -234,6 +236,7 @@ def penalised(f: Function, constraints: Sequence[Function], weight: float) -> Fu
     tensor(1.2500)
     """
     _check_functions(f, constraints)
+    constraints = tuple(constraints)  # the caller's list may change later
     _check_number("weight", weight)
     if not 0 <= weight < math.inf:
         raise ValueError(f"weight: expected a finite number of at least 0, got {weight}")

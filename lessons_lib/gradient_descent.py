@@ -168,13 +168,13 @@ def backtracking(
         check_is_number(name, value)
         if not 0 < value < 1:
             raise ValueError(f"{name}: expected a number in (0, 1), got {value}")
-    rise = (gradient(f, x) * direction).sum()
-    if rise < 0:
-        now = _value(f, x)
-        for k in range(math.ceil(-60 / math.log2(shrink)) + 1):
-            rate = lr * shrink**k
-            if _value(f, x + rate * direction) <= now + slope * rate * rise:
-                return rate
+    g, now = gradient(f, x), _value(f, x)
+    for k in range(math.ceil(-60 / math.log2(shrink)) + 1):
+        rate = lr * shrink**k
+        step = rate * direction
+        promise = (g * step).sum()  # of the step: the direction's alone may leave the range of floats
+        if promise < 0 and _value(f, x + step) <= now + slope * promise:
+            return rate
     return 0.0
 
 
@@ -192,6 +192,8 @@ def walk(
         raise TypeError(f"steps: expected an int, got {steps!r}")
     if steps < 0:
         raise ValueError(f"steps: expected at least 0, got {steps}")
+    if not isinstance(backtrack, bool):
+        raise TypeError(f"backtrack: expected a bool, got {backtrack!r}")
     schedule = lr if callable(lr) else lambda step: lr
     check_rate(schedule(0))
     trajectory = [x]

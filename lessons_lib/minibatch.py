@@ -27,7 +27,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from lessons_lib.batch_norm import BatchNorm, check_input, widened
-from lessons_lib.training import place
+from lessons_lib.training import join, place
 
 Result = TypeVar("Result")
 
@@ -201,10 +201,7 @@ def _run(folder: str, name: str, *args: str) -> None:
     """What each new process does."""
     Thread(target=_end_with_the_caller, daemon=True).start()
     worker = runpy.run_path(str(Path(folder, "worker.py")))[name]
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.set_device(distributed.get_node_local_rank())
-    distributed.init_process_group("nccl" if gpu else "gloo")
+    join()
     rank = distributed.get_rank()
     with open(Path(folder, f"{rank}.txt"), "w", 1, "utf-8") as printed, redirect_stdout(printed):
         result = worker(*args)

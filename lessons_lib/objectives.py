@@ -163,6 +163,7 @@ def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
     """
     if not isinstance(eigenvalues, Sequence) or isinstance(eigenvalues, str):
         raise TypeError(f"eigenvalues: expected a sequence of numbers, got {eigenvalues!r}")
+    eigenvalues = tuple(eigenvalues)  # the caller's list may change later
     if len(eigenvalues) == 0:
         raise ValueError("eigenvalues: expected at least one, got none")
     for lam in eigenvalues:

@@ -115,7 +115,8 @@ def _check(draw: Callable[..., Figure], values: dict[str, Iterable]) -> tuple[di
         raise TypeError(f"draw: expected a function of {', '.join(values) or 'something'}, got {', '.join(takes)}")
     lists, starts = {}, {}
     for name, given in values.items():
-        if not isinstance(given, Iterable):
+        # A string is most likely one value, and a set has another order in each process.
+        if not isinstance(given, Iterable) or isinstance(given, str | set | frozenset):
             raise TypeError(f"{name}: expected a sequence of values, got {given!r}")
         lists[name], default = list(given), takes[name].default
         if len(lists[name]) < 2:

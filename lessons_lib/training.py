@@ -126,9 +126,7 @@ def train(
     history = History() if history is None else history
     num_steps = num_epochs * -(-len(X) // batch_size)
     try:
-        run.restore(net, optimizer, order, history)
-        if len(history.loss) > num_steps:
-            raise ValueError(f"num_epochs: the checkpoint has {len(history.loss)} steps, and {num_steps} are asked for")
+        run.restore(net, optimizer, order, history, num_steps)
         model = DistributedDataParallel(net) if world > 1 else net
         silent = dict(disable=True) if rank else {}
         with tqdm(total=num_steps, initial=len(history.loss), desc=str(device), leave=False, **silent) as progress:
@@ -164,22 +162,39 @@ def train(
 
 @torch.no_grad()
 def evaluate(net: nn.Module, dataset: TensorDataset, batch_size: int = 1000) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (0 to 1) of `net` on `dataset`, in eval mode; the net's mode is put back.
+    """Mean cross-entropy and accuracy (0 to 1) of `net` on `dataset`, in eval mode (see `eval_mode`).
 
     >>> evaluate(nn.Linear(2, 2), TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)))[1] in (0, 1)
     True
     """
     _check_set("dataset", dataset)
-    was_training = net.training
-    net.eval()
     device = next(net.parameters(), dataset.tensors[0]).device
     loss = correct = 0.0
-    for X, y in zip(*(t.to(device).split(batch_size) for t in dataset.tensors), strict=True):
-        scores = net(X)
-        loss += nn.functional.cross_entropy(scores, y, reduction="sum").item()
-        correct += (scores.argmax(1) == y).sum().item()
-    net.train(was_training)
+    with eval_mode(net):
+        for X, y in zip(*(t.to(device).split(batch_size) for t in dataset.tensors), strict=True):
+            scores = net(X)
+            loss += nn.functional.cross_entropy(scores, y, reduction="sum").item()
+            correct += (scores.argmax(1) == y).sum().item()
     return loss / len(dataset), correct / len(dataset)
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """Inside, `net` predicts. Then each of its modules has its own mode again, however the block ended.
+
+    >>> net = nn.Dropout()
+    >>> with eval_mode(net):
+    ...     print(net.training, end=" ")
+    >>> net.training
+    False True
+    """
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def num_parameters(net: nn.Module) -> int:
@@ -238,6 +253,20 @@ def place() -> tuple[int, int]:
     return 0, 1
 
 
+def join() -> None:
+    """Join the process group that torchrun has prepared, each process with its own GPU if there are any.
+
+    Raises:
+        ValueError: there are GPUs, but fewer than processes.
+    """
+    gpus, processes = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
+    if 0 < gpus < processes:
+        raise ValueError(f"torchrun: expected at most {gpus} processes, one a GPU, got {processes}")
+    if gpus:  # or all of them would send their messages through the first
+        torch.cuda.set_device(distributed.get_node_local_rank())
+    distributed.init_process_group("nccl" if gpus else "gloo")
+
+
 class Memory(TorchDispatchMode):
     """Counts the bytes of the tensors that operations make in this context: those alive `now`, and their `peak`.
 
@@ -279,23 +308,30 @@ class _Checkpoint:
         if self.path and not self.path.parent.is_dir():
             raise ValueError(f"checkpoint: expected a file in a folder that exists, got {self.path}")
 
-    def restore(self, net: nn.Module, optimizer: torch.optim.SGD, order: torch.Generator, history: History) -> None:
-        """Put everything back as the file has it, if there is one."""
+    def restore(
+        self, net: nn.Module, optimizer: torch.optim.SGD, order: torch.Generator, history: History, num_steps: int
+    ) -> None:
+        """Put everything back as the file has it, if there is one. What is refused changes nothing."""
         if self.path is None or not self.path.exists():
             return
         data = io.BytesIO(self.path.read_bytes())
         try:
             state = torch.load(data, map_location="cpu", weights_only=True)
             settings, generators = dict(state["settings"]), state["generators"]
+            done, stored = len(state["history"]["loss"]), _shapes(state["net"])
         except Exception as error:  # a damaged file fails in a dozen ways
             raise ValueError(f"checkpoint: {self.path} is no whole checkpoint of ours; it stays as it is") from error
         for name, value in self.settings.items():
             if settings.get(name) != value:
                 raise ValueError(f"checkpoint: {self.path} is of a run with {name} {settings.get(name)}, not {value}")
-        try:
-            net.load_state_dict(state["net"])
-        except RuntimeError as error:
-            raise ValueError(f"checkpoint: {self.path} is of another net: {error}") from error
+        here = _shapes(net.state_dict())
+        if differing := dict(stored.items() ^ here.items()):
+            name = min(differing)
+            other = f"{name} is {stored.get(name)}, not {here.get(name)}"
+            raise ValueError(f"checkpoint: {self.path} is of another net: {other}")
+        if done > num_steps:
+            raise ValueError(f"num_epochs: the checkpoint has {done} steps, and {num_steps} are asked for")
+        net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         order.set_state(state["order"])
         vars(history).update(state["history"])
@@ -309,13 +345,18 @@ class _Checkpoint:
         generators = [_generators(net)] * world
         if world > 1:
             distributed.all_gather_object(generators, _generators(net))
-        if rank > 0:
-            return
-        state = dict(net=net.state_dict(), optimizer=optimizer.state_dict(), order=order.get_state())
-        state |= dict(history=asdict(history), generators=generators, settings=self.settings)
-        part = self.path.with_name(f"{self.path.name}.part")
-        torch.save(state, part)
-        os.replace(part, self.path)
+        if rank == 0:
+            state = dict(net=net.state_dict(), optimizer=optimizer.state_dict(), order=order.get_state())
+            state |= dict(history=asdict(history), generators=generators, settings=self.settings)
+            part = self.path.with_name(f"{self.path.name}.part")
+            torch.save(state, part)
+            os.replace(part, self.path)
+        if world > 1:
+            distributed.barrier()  # now it stands, for every process
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    return {name: (tuple(value.shape), value.dtype) for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _generators(net: nn.Module) -> list[Tensor]:

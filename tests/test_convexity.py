@@ -1299,6 +1299,14 @@ def test_constraints_are_a_sequence_of_functions(make: Callable[..., object]) ->
             make(torch.sum, constraints)
 
 
+def test_penalised_and_lagrangian_keep_the_constraints_that_they_were_given() -> None:
+    x, alpha, constraints = tensor(1, 2), tensor(3), [torch.sum]
+    F, L = penalised(torch.prod, constraints, 2), lagrangian(torch.prod, constraints)
+    before = F(x), L(x, alpha)
+    constraints.append(torch.amax)
+    assert (F(x), L(x, alpha)) == before
+
+
 def test_penalised_wants_a_weight_that_is_a_number_and_not_negative() -> None:
     for weight in (True, "1", None, torch.tensor(1.0)):
         with pytest.raises(TypeError, match="weight: expected a number, got "):

@@ -611,6 +611,13 @@ def test_backtracking_goes_nowhere_unless_downhill() -> None:
     assert backtracking(torch.log, -1.0, -1.0) == 0
 
 
+@pytest.mark.parametrize("size", [1e-170, 1.0, 1e160])
+def test_backtracking_takes_the_same_steps_at_any_size(size: float) -> None:
+    path = gradient_descent(lambda x: size * x**2, 1.0, 2 / size, 3, backtrack=True)
+    assert torch.allclose(path, gradient_descent(lambda x: x**2, 1.0, 2.0, 3, backtrack=True))
+    assert path[-1].abs() < 1
+
+
 def test_backtracking_starts_with_the_whole_step() -> None:
     assert backtracking(lambda x: x**2, 1.0, -1.0) == 1.0
     assert backtracking(lambda x: x**2, 1.0, -2.0) == 0.5
@@ -955,6 +962,13 @@ def test_refuses_momentum_with_backtracking() -> None:
     with pytest.raises(ValueError, match=r"^momentum: expected 0 with backtrack, got 0.9$"):
         descend(momentum=0.9, backtrack=True)
     assert torch.equal(descend(momentum=0, backtrack=True), descend(backtrack=True))
+
+
+@pytest.mark.parametrize("backtrack", [0.5, 0, None, "no"])
+def test_refuses_a_backtrack_that_is_no_bool(backtrack: object) -> None:
+    for method in (descend, jump):
+        with pytest.raises(TypeError, match=f"^backtrack: expected a bool, got {backtrack!r}$"):
+            method(backtrack=backtrack)
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,24 @@ def test_a_run_that_has_ended_can_be_resumed_and_stays_as_it_is(tmp_path: Path) 
     assert same(trained(tmp_path / "run", "--resume", epochs=1), parameters)
 
 
+def test_a_run_that_ended_before_its_log_stood_has_it_when_resumed(tmp_path: Path) -> None:
+    trained(tmp_path / "run", epochs=1)
+    before = log(tmp_path / "run")
+    (tmp_path / "run/log.jsonl").unlink()
+    trained(tmp_path / "run", "--resume", epochs=1)
+    assert log(tmp_path / "run") == before
+
+
+def test_out_may_be_in_the_user_s_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    call = ["train", "lenet", "--examples", "300", "--epochs", "1", "--out=~/run"]
+    assert main(call) is None
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"settings.json", "log.jsonl", "net.pt", "checkpoint.pt"}
+    assert "holds a run or other files" in main(call)
+
+
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(lr: float, steps: int) -> Callable[[int], float]:
         def schedule(step: int) -> float:
@@ -282,14 +300,20 @@ def test_two_processes_train_one_net(tmp_path: Path) -> None:
 
 def test_a_process_of_torchrun_joins_the_group_and_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     said = []
-    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(torch.distributed, "init_process_group", said.append)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: said[-1:] in (["gloo"], ["nccl"]))
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: said.append("left"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: said.append(f"GPU {gpu}"))
     monkeypatch.setattr(command_line, "read_whole", lambda *_: torch.zeros(1))
-    for gpu in (False, True):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+    for gpus in (0, 2, 3):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         assert main(["data"]) is None
-    assert said == ["gloo", "left", "nccl", "left"]
+    assert said == ["gloo", "left", "GPU 1", "nccl", "left", "GPU 1", "nccl", "left"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert main(["data"]) == "ValueError: torchrun: expected at most 1 processes, one a GPU, got 2"
+    assert len(said) == 8
 
 
 # Nets, schedules, augmentation

@@ -115,6 +115,42 @@ def test_a_killed_run_ends_clearly_leaves_nothing_behind_and_goes_on_from_its_ch
         train_lenet("None", "float32", str(path), "", "2")
 
 
+def has_a_checkpoint(path: str) -> list[bool]:
+    """What each process finds after an epoch, although the one that writes the checkpoint takes its time."""
+    import os
+    import time
+
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+
+    from lessons_lib.training import train
+
+    save = torch.save
+
+    def slow(*arguments: object, **options: object) -> None:
+        time.sleep(1)
+        save(*arguments, **options)
+
+    torch.save = slow
+    found: list[bool] = []
+    data = TensorDataset(torch.randn(4, 2), torch.randint(2, (4,)))
+    train(
+        nn.Linear(2, 2),
+        data,
+        lr=0.1,
+        batch_size=4,
+        checkpoint=path,
+        on_epoch=lambda _: found.append(os.path.exists(path)),
+    )
+    torch.save = save
+    return found
+
+
+def test_the_checkpoint_stands_when_a_process_hears_of_the_epoch(tmp_path: Path) -> None:
+    assert torchrun(has_a_checkpoint, str(tmp_path / "run.pt")) == [[True], [True]]
+
+
 def alive(pid: str | int) -> bool:
     try:
         os.kill(int(pid), 0)

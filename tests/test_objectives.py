@@ -311,6 +311,15 @@ def test_a_quadratic_of_one_number_is_a_parabola(lam: float, x: float) -> None:
     assert f(torch.tensor(x, dtype=torch.float64)).item() == pytest.approx(lam * x * x / 2, rel=1e-15)
 
 
+@pytest.mark.parametrize("d", [1, 2])
+def test_a_quadratic_keeps_the_eigenvalues_that_it_was_given(d: int) -> None:
+    eigenvalues, x = [2.0] * d, torch.full((d,) if d > 1 else (), 3.0)
+    f = quadratic(eigenvalues)
+    before = f(x)
+    eigenvalues[0] = -2.0
+    assert f(x) == before == 9 * d
+
+
 def test_the_axes_of_a_quadratic_stay_unless_turned() -> None:
     x = torch.tensor([3.0, -2.0, 1.0])
     assert quadratic((2, 4, 6))(x) == 9 + 2 * 4 + 3

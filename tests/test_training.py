@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from lessons_lib.batch_norm import BatchNorm
-from lessons_lib.training import History, Memory, default_dtype, evaluate, num_parameters, train
+from lessons_lib.training import History, Memory, default_dtype, eval_mode, evaluate, num_parameters, train
 
 
 @pytest.fixture(autouse=True)
@@ -292,10 +292,10 @@ class Interrupted(Exception):
     pass
 
 
-def noisy() -> nn.Module:
+def noisy(outputs: int = 3) -> nn.Module:
     """A net with momentum-worthy weights, moving averages, and draws from the global generator."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 5), BatchNorm(5, num_dims=2), nn.Dropout(0.5), nn.Linear(5, 3))
+    return nn.Sequential(nn.Linear(4, 5), BatchNorm(5, num_dims=2), nn.Dropout(0.5), nn.Linear(5, outputs))
 
 
 SETTINGS = dict(momentum=0.9, weight_decay=0.01, num_epochs=4, batch_size=4, seed=3)  # three steps an epoch
@@ -373,8 +373,12 @@ def test_numbers_of_numpy_are_stored_as_numbers(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_ahead_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     run(noisy(), lr=0.1, checkpoint=path, **SETTINGS)
+    net, history = noisy(), History()
+    generator = torch.get_rng_state()
     with pytest.raises(ValueError, match="num_epochs: the checkpoint has 12 steps, and 3 are asked for"):
-        run(noisy(), lr=0.1, checkpoint=path, **SETTINGS | dict(num_epochs=1))
+        run(net, lr=0.1, checkpoint=path, history=history, **SETTINGS | dict(num_epochs=1))
+    assert same(net, noisy()) and history == History()
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +396,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (dict(batch_size=5), "is of a run with batch_size 4, not 5"),
         (dict(seed=0), "is of a run with seed 3, not 0"),
         (dict(train_set=examples(11)), "is of a run with examples 10, not 11"),
-        (dict(net=linear()), "is of another net: "),
+        (dict(net=linear()), r"is of another net: 0\.bias is \(\(5,\), torch\.float32\), not None"),
+        (dict(net=noisy(outputs=4)), r"is of another net: 3\.bias is \(\(3,\), torch\.float32\), not \(\(4,\), "),
+        (dict(net=noisy().double()), r"is of another net: 0\.bias is .*, not \(\(5,\), torch\.float64\)"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(settings: dict, message: str, stored: Path) -> None:
@@ -477,6 +483,18 @@ def test_evaluates_in_eval_mode_and_puts_the_mode_back(training: bool, batch_siz
     scores = before.eval()(X)
     assert loss == pytest.approx(cross_entropy(scores, y).item(), rel=1e-6)
     assert acc == (scores.argmax(1) == y).sum().item() / 7
+
+
+def test_eval_mode_gives_each_module_its_own_mode_back_however_it_ends() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(), nn.Dropout()))
+    net[1].eval()
+    net[1][1].train()
+    modes = [module.training for module in net.modules()]
+    assert modes == [True, True, False, False, True]
+    with pytest.raises(KeyboardInterrupt), eval_mode(net):
+        assert not any(module.training for module in net.modules())
+        raise KeyboardInterrupt
+    assert [module.training for module in net.modules()] == modes
 
 
 def test_evaluates_to_known_numbers() -> None:

@@ -21,9 +21,16 @@ THEME = """
   page.theme = page.mode === "auto" ? (dark ? "dark" : "light") : page.mode;
 }
 """
-# On paper everything is open.
+# On paper everything is open; what was folded before is so afterwards.
 PRINT = """
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((e) => { e.open = true; }));
+{
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    opened.forEach((e) => { e.open = true; });
+  });
+  addEventListener("afterprint", () => opened.forEach((e) => { e.open = false; }));
+}
 """
 GOALS = "After this lesson you can"
 

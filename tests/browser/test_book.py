@@ -233,7 +233,10 @@ def test_on_paper_everything_is_open_and_nothing_can_be_pressed(new_page: Callab
     page = new_page()
     open_page(page, f"book/{LESSONS[0]}.html")
     page.emulate_media(media="print")
+    folded = page.locator("details:not([open])").count()
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.locator("details:not([open])").count() == 0
+    assert page.locator("details:not([open])").count() == 0 < folded
     assert page.locator(".lesson-slider input:visible, .bd-sidebar:visible, .copybtn:visible").count() == 0
     assert page.locator(".lesson-slider svg:visible").count() > 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details:not([open])").count() == folded
