@@ -193,6 +193,14 @@ def test_the_wheel_is_bounded_loosely_and_carries_data_styles_and_licences(tmp_p
     assert all(n.specifier.contains(colab[n.name]) for n in needs)
 
 
+def test_the_oldest_versions_that_the_wheel_allows_are_tried() -> None:
+    tried = dict(re.findall(r"([\w]+)==([\d.]+)", (ROOT / ".github/workflows/book.yml").read_text()))
+    for need in map(Requirement, requires("lessons_lib")):
+        if need.marker is None:
+            (bound,) = need.specifier
+            assert (bound.operator, f"{tried[need.name]}.".startswith(f"{bound.version}.")) == (">=", True), need
+
+
 def test_importing_a_lesson_s_module_is_light() -> None:
     names = ", ".join(f"lessons_lib.{MODULES.get(stem, stem)}" for stem in LESSONS)
     code = f"import sys, {names}; print(*sorted(sys.modules))"
