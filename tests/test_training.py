@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from lessons_lib.batch_norm import BatchNorm
-from lessons_lib.training import History, Memory, default_dtype, eval_mode, evaluate, num_parameters, train
+from lessons_lib.training import History, Memory, default_dtype, eval_mode, evaluate, join, num_parameters, train
 
 
 @pytest.fixture(autouse=True)
@@ -464,6 +464,22 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     unbroken = noisy()
     assert run(unbroken, lr=cooling, **SETTINGS) == history
     assert same(resumed, unbroken)
+
+
+def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", said.append)
+    monkeypatch.setattr(torch.cuda, "set_device", said.append)
+    for gpus in (0, 2, 3):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        join()
+    assert said == ["gloo", 1, "nccl", 1, "nccl"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="^torchrun: expected at most 1 processes, one a GPU, got 2$"):
+        join()
+    assert len(said) == 5
 
 
 # evaluate
