@@ -184,9 +184,10 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 
     >>> net = nn.Dropout()
     >>> with eval_mode(net):
-    ...     print(net.training, end=" ")
+    ...     print(net.training)
+    False
     >>> net.training
-    False True
+    True
     """
     modes = {module: module.training for module in net.modules()}
     net.eval()

@@ -139,7 +139,7 @@ ELSEWHERE = {  # public, and why not above
     "sgd": "batches: numbers come in",
     "sliders": "slider frames parameters: drawings",
     "training": "History Memory: records; train: test_training.py; num_parameters: a net; "
-    "check_is_number check_rate place default_dtype: no tensors come in",
+    "check_is_number check_rate place join default_dtype eval_mode: no tensors come in",
 }
 
 
