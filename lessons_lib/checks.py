@@ -1,0 +1,206 @@
+"""Every check of an argument, once. Where a number or an array is meant, Python's, NumPy's and PyTorch's all serve.
+
+Each function takes the argument's name and value, returns the value in the form that our own code computes with, or
+raises an error that names the argument, what came and what was expected: a `TypeError` for what is of the wrong kind, a
+`ValueError` for what is out of range.
+"""
+
+import math
+import operator
+import os
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
+
+Array = float | Sequence | np.ndarray | Tensor  # what a reader may write for numbers
+
+
+def as_int(name: str, value: int, at_least: float = -math.inf, at_most: float = math.inf) -> int:
+    """An int from Python's, or from an integer scalar of NumPy or PyTorch; no bool, and no float that is whole.
+
+    >>> as_int("steps", np.int64(3))
+    3
+    """
+    value = _scalar(name, value)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {value!r}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    if number < at_least:
+        raise ValueError(f"{name}: expected at least {at_least}, got {number}")
+    if number > at_most:
+        raise ValueError(f"{name}: expected at most {at_most}, got {number}")
+    return number
+
+
+def as_number(name: str, value: float, interval: str = "(-inf, inf)") -> float:
+    """A number in an interval such as "[0, 1)", as Python's int or float; by default any finite one. No bool.
+
+    >>> as_number("lr", np.float32(0.5), "(0, inf)")
+    0.5
+    """
+    value = _scalar(name, value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    low, high = map(float, interval[1:-1].split(","))
+    above = low <= value if interval[0] == "[" else low < value
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        finite = "a finite number" if interval == "(-inf, inf)" else f"a number in {interval}"
+        raise ValueError(f"{name}: expected {finite}, got {value}")
+    return value
+
+
+def as_bool(name: str, value: bool) -> bool:
+    """A bool, Python's or NumPy's.
+
+    >>> as_bool("backtrack", np.True_)
+    True
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected a bool, got {value!r}")
+    return bool(value)
+
+
+def as_tensor(name: str, value: Array, dtype: torch.dtype | None = None) -> Tensor:
+    """A floating-point tensor. One that is given stays itself, with its graph; anything else is copied.
+
+    Args:
+        name: the argument's.
+        value: a tensor, an array, a number, or a sequence of these, nested as deep as may be.
+        dtype: of what has no floating-point dtype of its own, Python's numbers and all integers; None is PyTorch's
+            default.
+
+    >>> as_tensor("x", np.array([1.0, 2.0]))
+    tensor([1., 2.], dtype=torch.float64)
+    >>> as_tensor("x", [1, 2])
+    tensor([1., 2.])
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        items = [as_tensor(name, item, dtype) for item in value]
+        if len({item.shape for item in items}) > 1:
+            raise ValueError(f"{name}: expected rows of one length, got {value!r}")
+        return torch.stack(items) if items else torch.empty(0, dtype=dtype)
+    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, float):
+        try:
+            # A copy in this machine's order of bytes: the caller's may be read-only, or run backwards.
+            value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
+        except TypeError:  # text, objects, numbers of 80 bits
+            raise TypeError(f"{name}: expected real numbers, got an array of {value.dtype}") from None
+    if not isinstance(value, Tensor):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name}: expected numbers, got {value!r}")
+        value = torch.tensor(float(value), dtype=dtype)
+    if value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
+    return value if value.is_floating_point() else value.to(dtype or torch.get_default_dtype())
+
+
+def as_constant(name: str, value: Array) -> Tensor:
+    """Finite numbers in float64 and without a graph, for what computes its own gradients: shape () or (d,).
+
+    A tensor that requires a gradient would not get one: that is refused, rather than answered with zeros.
+
+    >>> as_constant("x0", (1, 2))
+    tensor([1., 2.], dtype=torch.float64)
+    """
+    x = as_tensor(name, value, torch.float64)
+    refuse_graph(name, x)
+    if x.dim() > 1:
+        raise ValueError(f"{name}: expected at most one dimension, got shape {tuple(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"{name}: expected at least one number, got {value!r}")
+    x = x.detach().to(torch.float64)
+    if not x.isfinite().all():
+        raise ValueError(f"{name}: expected finite numbers, got {x.tolist()}")
+    return x
+
+
+def check_dtype(name: str, x: Tensor, dtype: torch.dtype) -> None:
+    """Raise a TypeError unless x has this dtype."""
+    if x.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, got {x.dtype}")
+
+
+def check_function(name: str, f: Callable) -> None:
+    """Raise a TypeError unless f can be called."""
+    if not callable(f):
+        raise TypeError(f"{name}: expected a function, got {f!r}")
+
+
+def as_schedule(lr: float | Callable[[int], float]) -> Callable[[int], float]:
+    """The learning rate as a function of the step, whose every value is checked; its first one at once.
+
+    >>> as_schedule(0.1)(7)
+    0.1
+    """
+    rate = lr if callable(lr) else lambda step: lr
+
+    def schedule(step: int) -> float:
+        return as_rate(rate(step))
+
+    schedule(0)
+    return schedule
+
+
+def as_rate(lr: float) -> float:
+    """A learning rate: positive and finite.
+
+    >>> as_rate(0.1)
+    0.1
+    """
+    return as_number("lr", lr, "(0, inf)")
+
+
+def as_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """A path, with ~ for the user's home.
+
+    >>> as_path("root", "data").name
+    'data'
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}: expected a path, got {value!r}")
+    return Path(value).expanduser()
+
+
+def as_tuple(name: str, value: Iterable, of: str = "numbers") -> tuple:
+    """The items of a sequence or of an array of one dimension, which the caller may change later.
+
+    >>> as_tuple("boundaries", np.array([2, 3]))
+    (2, 3)
+    """
+    if isinstance(value, np.ndarray | Tensor) and value.ndim == 1:
+        value = value.tolist()
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise TypeError(f"{name}: expected a sequence of {of}, got {value!r}")
+    return tuple(value)
+
+
+def refuse_graph(name: str, x: Tensor) -> None:
+    """Raise a TypeError if somebody differentiates by x, or maps over it, where x is read as plain numbers.
+
+    Otherwise the answer would be a gradient of zeros.
+    """
+    watched = x.requires_grad and torch.is_grad_enabled() or forward_ad.unpack_dual(x).tangent is not None
+    if watched or is_functorch_wrapped_tensor(x):
+        raise TypeError(
+            f"{name}: expected plain numbers, which no gradient and no vmap can pass through; use {name}.detach()"
+        )
+
+
+def _scalar(name: str, value: object) -> object:
+    """A scalar of NumPy or PyTorch, an array without dimensions too, as Python's; all else as it comes."""
+    if isinstance(value, Tensor) and value.dim() == 0:
+        refuse_graph(name, value)
+        return value.item()
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return float(value) if isinstance(value, np.longdouble) else value.item()
+    return value
