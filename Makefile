@@ -10,7 +10,9 @@ SOURCES := _config.yml _toc.yml lessons_lib/slider.css lessons_lib/sliders.py $(
 # A process a core, with one thread each: threads that share a core wait for each other. A file stays in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
 
-.PHONY: help book serve pdf test notebooks bench benchmarks mutants reruns coverage lesson colab-check fork lock clean
+EXPLORE := $(PYTEST) -m hypothesis --hypothesis-profile explore
+
+.PHONY: help book serve pdf test explore notebooks bench benchmarks mutants reruns coverage lesson colab-check fork lock clean
 .DELETE_ON_ERROR:
 
 help:            ## list the commands
@@ -32,6 +34,12 @@ test: .venv/.ready .venv/.chromium   ## prove every number, picture and claim ab
 	$(PYTEST) -p tests.notebook_compare --nbval book
 	$(MAKE) --no-print-directory book
 	$(PYTEST) tests/browser
+
+explore: .venv/.ready   ## test random cases that are new each time (seeds=10 times; seed=7 draws them again)
+	@status=0; for seed in $(or $(seed),$(shell od -An -N$$((4 * $(or $(seeds),3))) -t u4 /dev/urandom)); do \
+		echo "make explore seed=$$seed"; \
+		$(EXPLORE) --hypothesis-seed $$seed $(or $(only),tests --ignore tests/browser) || status=1; \
+	done; exit $$status
 
 notebooks: .venv/.ready   ## run the lessons again and store their outputs (only=batch_norm for one)
 	$(BIN)/python tools/notebooks.py $(only)

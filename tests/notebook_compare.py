@@ -298,6 +298,7 @@ def pytest_configure(config: pytest.Config) -> None:
         setattr(owner, method.__name__, method)
     plugin.coalesce_streams = list  # nbval would join what is printed before a figure with what is printed after it
     config.option.nbval_current_env = True
+    config.option.nbval_cell_timeout = 500  # seconds: before pytest's own limit, for the kernel can say where it stood
     prepare_environment()
 
 

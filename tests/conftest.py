@@ -1,0 +1,34 @@
+"""What every test may rely on: the same draws each time, and a time limit (pyproject.toml).
+
+The profile `judge` draws the same cases on every run and every machine. `make explore` draws new ones, with the profile
+`explore` and a seed, which draws them again.
+"""
+
+import random
+import sys
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Neither a slow machine nor what an earlier run has left in a database decides.
+COMMON = dict(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("judge", **COMMON, derandomize=True)
+settings.register_profile("explore", **COMMON)
+settings.load_profile("judge")  # `--hypothesis-profile` comes later and wins
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Start Python's, NumPy's and PyTorch's generators alike: what a test draws does not depend on its neighbours."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """After an exploring run, say how to draw each failing case again."""
+    seed = config.getoption("--hypothesis-seed", None)
+    for report in terminalreporter.getreports("failed") if seed is not None else []:
+        terminalreporter.write_line(f"again: make explore seed={seed} only='{report.nodeid}'")
