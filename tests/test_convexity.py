@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -1122,9 +1123,12 @@ def test_infinity_leaves_no_nearest_point_in_ball_and_simplex() -> None:
 
 def test_project_subspace_takes_its_matrix_as_a_constant() -> None:
     x, A = tensor(1, 2).requires_grad_(), torch.ones(2, 1, dtype=F64, requires_grad=True)
-    project_subspace(x, A).sum().backward()
-    assert A.grad is None
+    with pytest.raises(TypeError, match=r"^A: expected plain numbers, .*; use A\.detach\(\)$"):
+        project_subspace(x, A)
+    project_subspace(x, A.detach()).sum().backward()
     torch.testing.assert_close(x.grad, tensor(1, 1))
+    with torch.no_grad():
+        assert torch.equal(project_subspace(x, A), project_subspace(x, A.detach()))
 
 
 def test_project_box_has_gradients_for_its_bounds() -> None:
@@ -1150,22 +1154,19 @@ def test_radius_and_total_are_one_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize(
     "project",
-    [project_ball, project_simplex, lambda x: project_box(x, 0, 1), lambda x: project_subspace(x, torch.ones(2, 1))],
+    [project_ball, project_simplex, lambda x: project_box(x, 0, 1), lambda x: project_subspace(x, [[1], [1]])],
     ids=["ball", "simplex", "box", "subspace"],
 )
-@pytest.mark.parametrize(
-    ("x", "got"),
-    [
-        ([1.0, 2.0], "list"),
-        (1.0, "float"),
-        (torch.tensor([1, 2]), "torch.int64"),
-        (torch.ones(2).cfloat(), "complex64"),
-    ],
-    ids=["list", "float", "ints", "complex"],
-)
-def test_projections_want_floating_point_tensors(project: Function, x: object, got: str) -> None:
-    with pytest.raises(TypeError, match=f"x: expected a floating-point tensor, got .*{got}"):
-        project(x)
+def test_projections_take_numbers_of_any_kind(project: Function) -> None:
+    expected = project(torch.tensor([1.0, 2.0]))
+    for x in ([1, 2], (1.0, 2.0), torch.tensor([1, 2]), np.array([1, 2]), np.array([1, 2], np.float32)):
+        assert torch.equal(project(x), expected)
+    assert project(np.array([1.0, 2.0])).dtype == F64
+    for x, got in ((torch.ones(2).cfloat(), "torch.complex64"), (torch.ones(2) > 0, "torch.bool")):
+        with pytest.raises(TypeError, match=f"^x: expected real numbers, got {got}$"):
+            project(x)
+    with pytest.raises(TypeError, match="^x: expected numbers, got '12'$"):
+        project("12")
 
 
 @pytest.mark.parametrize(
@@ -1182,12 +1183,12 @@ def test_projections_want_vectors(project: Function, x: Tensor, shape: str) -> N
 @pytest.mark.parametrize(("project", "name"), [(project_ball, "radius"), (project_simplex, "total")])
 @pytest.mark.parametrize("value", [0, -1.0, INF, -INF, NAN], ids=str)
 def test_radius_and_total_are_positive_and_finite(project: Callable[..., Tensor], name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name}: expected a positive, finite number, got {value}"):
+    with pytest.raises(ValueError, match=re.escape(f"{name}: expected a number in (0, inf), got {value}")):
         project(torch.ones(2), value)
 
 
 @pytest.mark.parametrize(("project", "name"), [(project_ball, "radius"), (project_simplex, "total")])
-@pytest.mark.parametrize("value", [True, "1", None, torch.tensor(1.0)], ids=str)
+@pytest.mark.parametrize("value", [True, "1", None, torch.ones(2)], ids=str)
 def test_radius_and_total_are_numbers(project: Callable[..., Tensor], name: str, value: object) -> None:
     with pytest.raises(TypeError, match=re.escape(f"{name}: expected a number, got {value!r}")):
         project(torch.ones(2), value)
@@ -1202,11 +1203,11 @@ def test_the_bounds_of_a_box_are_in_order(low: float | Tensor, high: float | Ten
 @pytest.mark.parametrize("bound", ["low", "high"])
 def test_the_bounds_of_a_box_are_numbers_or_tensors_like_x(bound: str) -> None:
     bounds = dict(low=-1.0, high=1.0)
-    for value in (True, "1", None, [1.0, 1.0]):
-        with pytest.raises(TypeError, match=f"{bound}: expected a number, got "):
+    for value in (True, "1", None):
+        with pytest.raises(TypeError, match=f"{bound}: expected numbers, got "):
             project_box(torch.ones(3, 2), **bounds | {bound: value})
-    with pytest.raises(TypeError, match=f"{bound}: expected a floating-point tensor, got torch.int64"):
-        project_box(torch.ones(3, 2), **bounds | {bound: torch.tensor([1, 1])})
+    for value in ([1, 1], torch.tensor([1, 1]), np.ones(2, np.float32)):
+        assert project_box(torch.ones(3, 2), **bounds | {bound: value}).dtype == torch.float32
     with pytest.raises(TypeError, match=f"{bound}: expected torch.float32, got torch.float64"):
         project_box(torch.ones(3, 2), **bounds | {bound: tensor(1, 1)})
     for shape in ((3,), (3, 1, 2), (1, 3, 2), (2, 2), (0,)):
@@ -1225,8 +1226,8 @@ def test_a_subspace_has_a_finite_matrix_of_matching_shape() -> None:
             project_subspace(x, torch.tensor([[1.0], [value], [0.0]]))
     with pytest.raises(TypeError, match="A: expected torch.float32, got torch.float64"):
         project_subspace(x, torch.ones(3, 1, dtype=F64))
-    with pytest.raises(TypeError, match="A: expected a floating-point tensor, got list"):
-        project_subspace(x, [[1.0]] * 3)
+    with pytest.raises(ValueError, match="A: expected rows of one length, got "):
+        project_subspace(x, [[1.0], [1.0], []])
 
 
 def test_jensen_gap_wants_points_and_weights_that_match() -> None:
@@ -1237,10 +1238,9 @@ def test_jensen_gap_wants_points_and_weights_that_match() -> None:
     for weights in (torch.tensor(1.0), torch.ones(3), torch.ones(2, 1)):
         with pytest.raises(ValueError, match=r"weights: expected shape \(2,\), got \("):
             jensen_gap(torch.sum, tensor(1, 2), weights.to(F64))
-    with pytest.raises(TypeError, match="points: expected a floating-point tensor, got torch.int64"):
-        jensen_gap(torch.sum, torch.tensor([1, 2]), half)
-    with pytest.raises(TypeError, match="weights: expected a floating-point tensor, got list"):
-        jensen_gap(torch.sum, tensor(1, 2), [0.5, 0.5])
+    with pytest.raises(TypeError, match="points: expected real numbers, got torch.complex64"):
+        jensen_gap(torch.sum, torch.tensor([1j, 2]), half)
+    assert jensen_gap(torch.square, np.array([-1.0, 3.0]), [0.5, 0.5]) == 4
     with pytest.raises(TypeError, match="weights: expected torch.float64, got torch.float32"):
         jensen_gap(torch.sum, tensor(1, 2), half.float())
 
@@ -1248,7 +1248,7 @@ def test_jensen_gap_wants_points_and_weights_that_match() -> None:
 def test_jensen_gap_wants_weights_that_are_not_negative_and_of_sum_1() -> None:
     with pytest.raises(ValueError, match="weights: expected none below 0, got -0.5"):
         jensen_gap(torch.sum, tensor(1, 2), tensor(-0.5, 1.5))
-    for total in (0.5, 1 + 1e-14, 1 - 1e-14, 2.0, NAN, INF):
+    for total in (0.5, 1 + 1e-14, 1 - 1e-14, 2.0, INF):
         with pytest.raises(ValueError, match=f"weights: expected a sum of 1, got {total}"):
             jensen_gap(torch.sum, tensor(1, 2), tensor(total / 2, total / 2))
 
@@ -1267,6 +1267,8 @@ def test_jensen_gap_takes_weights_whose_sum_is_rounded(g: Generator, k: int, dty
 
 
 def test_jensen_gap_wants_a_function_with_a_scalar_as_value() -> None:
+    with pytest.raises(TypeError, match="^f: expected torch.float32, got torch.int64$"):
+        jensen_gap(lambda x: (x > 0).sum(), torch.ones(2, 3), [0.5, 0.5])
     with pytest.raises(ValueError, match=r"f: expected a scalar as value, got shape \(3,\)"):
         jensen_gap(torch.square, torch.ones(2, 3), torch.tensor([0.5, 0.5]))
 
@@ -1294,9 +1296,18 @@ def test_penalised_and_lagrangian_want_tensors_as_values() -> None:
 def test_constraints_are_a_sequence_of_functions(make: Callable[..., object]) -> None:
     with pytest.raises(TypeError, match="f: expected a function, got 3"):
         make(3, [])
-    for constraints in (torch.sum, [torch.sum, 3], (c for c in [torch.sum]), None):
+    for constraints in (torch.sum, (c for c in [torch.sum]), None, "c"):
         with pytest.raises(TypeError, match="constraints: expected a sequence of functions, got "):
             make(torch.sum, constraints)
+    with pytest.raises(TypeError, match="constraints: expected a function, got 3"):
+        make(torch.sum, [torch.sum, 3])
+
+
+def test_a_constraint_has_values_of_f_s_shape() -> None:
+    # Those of another shape would broadcast, and what is minimised would no longer be a number.
+    for make in (lambda c: penalised(torch.sum, [c], 1.0)([1, 2]), lambda c: lagrangian(torch.sum, [c])([1, 2], [1])):
+        with pytest.raises(ValueError, match=r"^constraints: expected values of f's shape \(\), got \(2,\)$"):
+            make(torch.square)
 
 
 def test_penalised_and_lagrangian_keep_the_constraints_that_they_were_given() -> None:
@@ -1308,11 +1319,11 @@ def test_penalised_and_lagrangian_keep_the_constraints_that_they_were_given() ->
 
 
 def test_penalised_wants_a_weight_that_is_a_number_and_not_negative() -> None:
-    for weight in (True, "1", None, torch.tensor(1.0)):
+    for weight in (True, "1", None, torch.ones(1)):
         with pytest.raises(TypeError, match="weight: expected a number, got "):
             penalised(torch.sum, [], weight)
     for weight in (-1e-300, -1, INF, NAN):
-        with pytest.raises(ValueError, match=f"weight: expected a finite number of at least 0, got {weight}"):
+        with pytest.raises(ValueError, match=re.escape(f"weight: expected a number in [0, inf), got {weight}")):
             penalised(torch.sum, [], weight)
 
 
@@ -1321,7 +1332,6 @@ def test_lagrangian_wants_one_multiplier_a_constraint() -> None:
     for alpha in (torch.ones(1), torch.ones(3), torch.ones(2, 1), torch.tensor(1.0)):
         with pytest.raises(ValueError, match=r"alpha: expected shape \(2,\), got \("):
             L(torch.ones(2), alpha)
-    with pytest.raises(TypeError, match="alpha: expected a floating-point tensor, got list"):
-        L(torch.ones(2), [1.0, 1.0])
-    with pytest.raises(TypeError, match="alpha: expected a floating-point tensor, got torch.int64"):
-        L(torch.ones(2), torch.tensor([1, 1]))
+    with pytest.raises(TypeError, match="alpha: expected torch.float32, got torch.float64"):
+        L(torch.ones(2), tensor(1, 1))
+    assert L([1, 2], [3, 4]) == L(torch.tensor([1.0, 2.0]), torch.tensor([3, 4])) == 3 + 3 * 3 + 4 * 2

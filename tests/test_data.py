@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -208,19 +209,27 @@ def test_bundled_file_damaged(
 @pytest.mark.parametrize(
     ("split", "options", "error", "message"),
     [
-        ("val", {}, ValueError, r"split .*\"train\" or \"test\".*'val'"),
-        ("Train", {}, ValueError, r"split .*'Train'"),
-        (0, {}, TypeError, "split .*str.*int"),
-        (["train"], {}, TypeError, "split .*str.*list"),
-        ("test", {"full": 1}, TypeError, "full .*bool.*int"),
-        ("test", {"full": None}, TypeError, "full .*bool.*NoneType"),
-        ("test", {"full": True, "root": 3}, TypeError, "root .*path.*int"),
-        ("test", {"root": "elsewhere"}, ValueError, "root .*full=True.*'elsewhere'"),
+        ("val", {}, ValueError, 'split: expected "train" or "test", got \'val\''),
+        ("Train", {}, ValueError, 'split: expected "train" or "test", got \'Train\''),
+        (0, {}, TypeError, 'split: expected "train" or "test", got 0'),
+        (["train"], {}, TypeError, 'split: expected "train" or "test", got [\'train\']'),
+        ("test", {"full": 1}, TypeError, "full: expected a bool, got 1"),
+        ("test", {"full": None}, TypeError, "full: expected a bool, got None"),
+        ("test", {"full": True, "root": 3}, TypeError, "root: expected a path, got 3"),
+        ("test", {"root": "elsewhere"}, ValueError, "root: expected None unless full=True, "),
     ],
 )
 def test_wrong_argument(split: object, options: dict[str, object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
         fashion_mnist(split, **options)
+
+
+def test_a_file_has_a_known_name_and_a_path() -> None:
+    for name in ("labels", None):
+        with pytest.raises(ValueError, match=f"^name: expected one of train-images-idx3-ubyte, .*, got {name!r}$"):
+            data.read_whole(name)
+    with pytest.raises(TypeError, match="^path: expected a path, got 3$"):
+        read_idx(3, "", REMEDY)
 
 
 # The reader
@@ -283,7 +292,7 @@ def test_reader_refuses_a_changed_byte(at: int, by: int, tmp_path_factory: pytes
 def test_reader_refuses_what_is_no_idx_file(unpacked: bytes, tmp_path: Path) -> None:
     path = tmp_path / "array"
     path.write_bytes(unpacked)
-    with pytest.raises(ValueError, match=f"array is no whole IDX file.*{REMEDY}"):
+    with pytest.raises(ValueError, match=f"array is not a complete IDX file.*{REMEDY}"):
         read_idx(path, sha256(unpacked), REMEDY)
 
 
