@@ -166,9 +166,8 @@ def convex_sets(g: Generator, centre: Tensor) -> list[Function]:
 def member(g: Generator, excess: Function, centre: Tensor) -> Tensor:
     """A random point of the set, often near its border: a step from the centre, shortened until it stays inside."""
     step = 10 * randn(g, len(centre))
-    while excess(centre + step) > 0:
-        step = 0.8 * step
-    return centre + step
+    points = (centre + 0.8**k * step for k in range(100))
+    return next(x for x in points if excess(x) <= 0)
 
 
 # Sets
@@ -272,7 +271,10 @@ def test_theorem_sublevel_sets_of_convex_are_convex(g: Generator, d: int) -> Non
         assert f(lam * x + (1 - lam) * y) <= level + rounding(f(x), f(y))
 
 
-@cases(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 1))
+ordinary = st.floats(-100, 100, allow_subnormal=False)  # the others lose digits in a product
+
+
+@cases(ordinary, ordinary, st.floats(0, 1))
 def test_counterexample_root_of_abs_has_convex_sublevel_sets_and_is_not_convex(x: float, y: float, lam: float) -> None:
     def f(x: Tensor) -> Tensor:
         return x.abs().sqrt()
@@ -365,12 +367,15 @@ def test_theorem_second_order_condition_where_it_holds_everywhere_so_does_jensen
 
 @cases(generators, dims)
 def test_theorem_second_order_condition_where_it_fails_so_does_jensen_nearby(g: Generator, d: int) -> None:
-    _, _, f = tanh_network(g, d)
+    W, v, f = tanh_network(g, d)
     x = randn(g, d)
     lam, V = torch.linalg.eigh(hessian(f, x))
     assume(lam[0] < -1e-2)
-    step = 1e-3 * V[:, 0]
-    assert gap_on_segment(f, x + step, x - step, 0.5) == pytest.approx(lam[0].item() * 1e-6 / 2, rel=0.1)
+    step = 1e-3
+    gap = gap_on_segment(f, x + step * V[:, 0], x - step * V[:, 0], 0.5)
+    fourth = 4.1 * v.abs() @ (W @ V[:, 0]) ** 4  # no fourth derivative of tanh is above 4.1
+    torch.testing.assert_close(gap, step**2 / 2 * lam[0], rtol=0, atol=float(step**4 / 24 * fourth + rounding(v)))
+    assert gap < 0
 
 
 def test_counterexample_strictly_convex_though_the_second_derivative_vanishes() -> None:
@@ -402,24 +407,33 @@ def strong_quadratic(g: Generator, d: int) -> tuple[Tensor, Tensor, Function]:
     return Q, b, lambda x: x @ Q @ x / 2 + b @ x
 
 
-def newton(f: Function, x: Tensor) -> Tensor:
-    """The minimum of a strongly convex, smooth f: damped steps, each of which must shorten the gradient."""
-    while (size := gradient(f, x).norm()) > 1e-9:
-        step = torch.linalg.solve(hessian(f, x), gradient(f, x))
-        while gradient(f, x - step).norm() >= size:
-            step = step / 2
-        x = x - step
-    return x
+def minimum(f: Function, start: Tensor) -> Tensor:
+    """The minimum of a strongly convex, smooth f, as SciPy finds it."""
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        return gradient(f, torch.from_numpy(x)).numpy()
+
+    def bend(x: np.ndarray) -> np.ndarray:
+        return hessian(f, torch.from_numpy(x)).numpy()
+
+    def value(x: np.ndarray) -> float:
+        return f(torch.from_numpy(x)).item()
+
+    near = minimize(value, start.numpy(), jac=slope, method="BFGS", options=dict(gtol=1e-6)).x
+    # Differences of f say no more where the minimum is; its gradient, which is monotone, still does.
+    found = torch.from_numpy(root(slope, near, jac=bend, tol=1e-14).x)
+    assert gradient(f, found).norm() < 1e-9
+    return found
 
 
-def check_strong_and_smooth(f: Function, mu: float, L: float, minimum: Tensor, g: Generator) -> None:
+def check_strong_and_smooth(f: Function, mu: float, L: float, lowest: Tensor, g: Generator) -> None:
     for scale in (0.1, 1, 10):
-        x, y = minimum + scale * randn(g, len(minimum)), minimum + scale * randn(g, len(minimum))
+        x, y = lowest + scale * randn(g, len(lowest)), lowest + scale * randn(g, len(lowest))
         grad = gradient(f, x)
         error = rounding(f(x), f(y), grad @ (y - x))
         rest = f(y) - f(x) - grad @ (y - x)
         assert mu / 2 * (y - x).square().sum() - error <= rest <= L / 2 * (y - x).square().sum() + error
-        excess = f(x) - f(minimum)
+        excess = f(x) - f(lowest)
         assert grad.square().sum() / (2 * L) - error <= excess <= grad.square().sum() / (2 * mu) + error
 
 
@@ -427,15 +441,15 @@ def check_strong_and_smooth(f: Function, mu: float, L: float, minimum: Tensor, g
 def test_theorem_strong_convexity_and_smoothness_of_quadratics(g: Generator, d: int) -> None:
     Q, b, f = strong_quadratic(g, d)
     lam, V = torch.linalg.eigh(Q)
-    minimum = -torch.linalg.solve(Q, b)
-    assert gradient(f, minimum).abs().max() <= rounding(b)
-    check_strong_and_smooth(f, lam[0].item(), lam[-1].item(), minimum, g)
+    lowest = -torch.linalg.solve(Q, b)
+    assert gradient(f, lowest).abs().max() <= rounding(b)
+    check_strong_and_smooth(f, lam[0].item(), lam[-1].item(), lowest, g)
     # Along the eigenvectors of either end, the bounds are attained: no better mu or L exists.
     for i in (0, -1):
-        y = minimum + V[:, i]
-        torch.testing.assert_close(f(y) - f(minimum), lam[i] / 2, rtol=0, atol=rounding(f(minimum), f(y)))
+        y = lowest + V[:, i]
+        torch.testing.assert_close(f(y) - f(lowest), lam[i] / 2, rtol=0, atol=rounding(f(lowest), f(y)))
         slope = gradient(f, y).square().sum() / (2 * lam[i])
-        torch.testing.assert_close(f(y) - f(minimum), slope, rtol=0, atol=rounding(f(minimum), f(y)))
+        torch.testing.assert_close(f(y) - f(lowest), slope, rtol=0, atol=rounding(f(lowest), f(y)))
 
 
 @cases(generators, dims, st.integers(1, 6), st.sampled_from([0.1, 1.0]))
@@ -448,9 +462,8 @@ def test_theorem_strong_convexity_and_smoothness_of_regularised_log_sum_exp(
         return mu / 2 * x.square().sum() + (A @ x + b).logsumexp(0)
 
     L = mu + float(torch.linalg.matrix_norm(A, 2)) ** 2 / 2  # the Hessian of log Σ exp zᵢ is at most ½
-    minimum = newton(f, torch.zeros(d, dtype=F64))
-    # Its gradient is below 1e-9, so f there is within 1e-18 / (2 mu) of the minimum: the theorem itself says so.
-    check_strong_and_smooth(f, mu, L, minimum, g)
+    # The gradient there is below 1e-9, so f is within 1e-18 / (2 mu) of the minimum: the theorem itself says so.
+    check_strong_and_smooth(f, mu, L, minimum(f, torch.zeros(d, dtype=F64)), g)
 
 
 def test_counterexample_fourth_power_is_neither_strongly_convex_nor_smooth() -> None:
@@ -643,7 +656,7 @@ def test_theorem_penalties_of_several_constraints(g: Generator, d: int) -> None:
     f_best, x = problem.f(problem.best), problem.start
     last_cost, last_f = INF, -INF
     for weight in (0.01, 0.1, 1.0, 10.0):
-        x = newton(penalised(problem.f, problem.constraints, weight), x)
+        x = minimum(penalised(problem.f, problem.constraints, weight), x)
         cost = penalised(lambda x: 0 * x.sum(), problem.constraints, 1.0)(x)
         # The gradient at x is below 1e-9 and the curvature at least 0.1: x is off by 1e-8 at most.
         error = 1e5 * problem.size(x)
@@ -758,7 +771,10 @@ class Projection:
             corner = self.member()
             self.corner = lambda: (corner, scale * (randn(g) - rand(g, d) * (corner == 0)))
         else:
-            A = randn(g, d, draw(g, 1, d)).to(dtype)
+            # Sizes from ½ to 2: rounding moves the span itself by so much more as a column is nearly in the others' span.
+            r = draw(g, 1, d)
+            A = torch.linalg.qr(randn(g, d, r)).Q * (2 * rand(g, r) - 1).exp2() @ torch.linalg.qr(randn(g, r, r)).Q
+            A = A.to(dtype)
             self.project = lambda x: project_subspace(x, A)
             self.member = lambda: scale * A @ randn(g, A.shape[1])
             normals = torch.linalg.qr(A, mode="complete").Q[:, A.shape[1] :]
@@ -1085,8 +1101,8 @@ def test_projections_work_in_single_precision(name: str, g: Generator, d: int) -
     x = randn(g, d).float()
     z = single.project(x)
     assert z.dtype == torch.float32
-    # The subspace's basis is as inexact as A is; its condition comes in.
-    tolerance = 1e-2 if name == "subspace" else 1e-6
+    # The subspace's basis is as inexact as A is.
+    tolerance = 1e-5 if name == "subspace" else 1e-6
     torch.testing.assert_close(z.double(), exact.project(x.double()), rtol=0, atol=tolerance)
 
 

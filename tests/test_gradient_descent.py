@@ -74,7 +74,7 @@ class SoftmaxRegression:
     @cached_property
     def minimum(self) -> Tensor:
         x = minimum_by_newton(self, torch.zeros(self.shape).flatten())
-        assert gradient(self, x).norm() < 1e-14
+        assert gradient(self, x).norm() < 1e-13  # the rounding of x, of size 5 or so, moves it by some 1e-15
         return x
 
 

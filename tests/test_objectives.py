@@ -297,7 +297,8 @@ numbers = st.floats(-1e3, 1e3) | st.integers(-1000, 1000)
 
 
 @given(eigenvalues=st.lists(numbers, min_size=2, max_size=5), angle=angles, seed=seeds)
-@settings(deadline=None)
+@example(eigenvalues=[0.0, 5e-324], angle=0.0, seed=0)
+@settings(deadline=None, max_examples=30)
 def test_a_quadratic_is_a_sum_of_squares_along_turned_axes(eigenvalues: list[float], angle: float, seed: int) -> None:
     f = quadratic(eigenvalues, angle)
     x = points(f, seed)
@@ -309,11 +310,12 @@ def test_a_quadratic_is_a_sum_of_squares_along_turned_axes(eigenvalues: list[flo
     assert f.dim == len(eigenvalues)
     assert f.domain == ((-10, 10),) * f.dim
     assert f.curvature == (min(eigenvalues), max(eigenvalues))
-    assert curvature(f, x) == pytest.approx(f.curvature, rel=0, abs=1e-13 * max(map(abs, eigenvalues)))
+    # The last bits of subnormal numbers are lost when they are halved or turned.
+    assert curvature(f, x) == pytest.approx(f.curvature, rel=0, abs=max(1e-13 * max(map(abs, eigenvalues)), 1e-320))
 
 
 @given(lam=numbers, x=st.floats(-10, 10))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 def test_a_quadratic_of_one_number_is_a_parabola(lam: float, x: float) -> None:
     f = quadratic([lam])
     assert f.dim == 1
@@ -384,7 +386,7 @@ def test_refuses_eigenvalues_and_angles_out_of_range() -> None:
 
 
 @given(dim=st.integers(2, 8), seed=seeds)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 def test_log_sum_exp_is_scipy_s_and_within_its_bounds(dim: int, seed: int) -> None:
     f = log_sum_exp(dim)
     assert (f.dim, f.domain, f.curvature, f.minima) == (dim, ((-5, 5),) * dim, (0, 0.5), ())
@@ -393,9 +395,10 @@ def test_log_sum_exp_is_scipy_s_and_within_its_bounds(dim: int, seed: int) -> No
     assert_close(f(x), logsumexp(x.numpy()))
     assert_close(grad(f)(x), p)
     least, largest = curvature(f, x)
-    assert least == pytest.approx(0, abs=1e-15)
-    assert largest == pytest.approx(np.linalg.eigvalsh(np.diag(p) - np.outer(p, p))[-1], rel=0, abs=1e-15)
-    assert largest <= 0.5 + 1e-15
+    rounding = 2e-15  # of eigenvalues up to ½, in up to eight dimensions
+    assert least == pytest.approx(0, abs=rounding)
+    assert largest == pytest.approx(np.linalg.eigvalsh(np.diag(p) - np.outer(p, p))[-1], rel=0, abs=rounding)
+    assert largest <= 0.5 + rounding
 
 
 @given(x=st.floats(-5, 5))
@@ -514,7 +517,9 @@ def test_softmax_regression_has_one_minimum_and_the_gradient_says_how_near(seed:
             options=dict(maxiter=30),
         ).x
         # Differences of f are below its rounding once the gradient is 1e-8: to come nearer, solve ∇f(x) = 0.
-        exact = root(lambda x: gradient(torch.tensor(x)).numpy(), near, jac=lambda x: H(torch.tensor(x)).numpy())
+        exact = root(
+            lambda x: gradient(torch.tensor(x)).numpy(), near, jac=lambda x: H(torch.tensor(x)).numpy(), tol=1e-13
+        )
         return torch.tensor(exact.x)
 
     least, same = minimum(x), minimum(torch.zeros_like(x))
