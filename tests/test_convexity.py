@@ -771,7 +771,7 @@ class Projection:
             corner = self.member()
             self.corner = lambda: (corner, scale * (randn(g) - rand(g, d) * (corner == 0)))
         else:
-            # Sizes from ½ to 2: rounding moves the span itself by so much more as a column is nearly in the others' span.
+            # Sizes from ½ to 2: the nearer a column is to the span of the others, the more does rounding turn the span.
             r = draw(g, 1, d)
             A = torch.linalg.qr(randn(g, d, r)).Q * (2 * rand(g, r) - 1).exp2() @ torch.linalg.qr(randn(g, r, r)).Q
             A = A.to(dtype)
