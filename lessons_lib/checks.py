@@ -205,6 +205,17 @@ def refuse_graph(name: str, x: Tensor) -> None:
         x = get_unwrapped(x)  # what is made inside a transform of torch.func is wrapped once for each, watched or not
 
 
+def refuse_transform(name: str) -> None:
+    """Raise a TypeError inside torch.func.grad and the like, where a function is read whose gradient we take ourselves.
+
+    Otherwise what they differentiate by would count as a constant in it.
+    """
+    if maybe_current_level() is not None:
+        raise TypeError(
+            f"{name}: expected a call outside of torch.func's transforms, which would take {name} for a constant"
+        )
+
+
 def holds(name: str, condition: Tensor) -> bool:
     """Whether a condition is true everywhere; a TypeError if somebody maps over the argument that it is about.
 
@@ -213,7 +224,9 @@ def holds(name: str, condition: Tensor) -> bool:
     """
     try:
         return bool(condition.all())
-    except RuntimeError as error:  # the many numbers of a vmap have no one answer
+    except RuntimeError as error:
+        if "vmap" not in str(error):
+            raise
         raise TypeError(f"{name}: expected plain numbers, which no vmap can pass through") from error
 
 

@@ -94,8 +94,9 @@ def project_ball(x: Array, radius: float = 1.0) -> Tensor:
     # The squares in |x| could overflow or vanish, those in |x / size| cannot. Any constant size gives the same point,
     # so it takes no part in the gradient.
     size = _max_abs(x.detach(), dim=-1)
-    norm = torch.linalg.vector_norm(x / size, dim=-1, keepdim=True)
-    inside = size * norm <= radius
+    zero = (x == 0).all(-1, keepdim=True)  # where the norm has no second derivative
+    norm = torch.linalg.vector_norm(torch.where(zero, 1, x / size), dim=-1, keepdim=True)
+    inside = zero | (size * norm <= radius)
     # Unselected values count in the backward pass too, where 0 · ∞ would be NaN.
     return torch.where(inside, x, x / size / torch.where(inside, 1, norm) * radius)
 

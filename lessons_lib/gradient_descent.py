@@ -20,6 +20,7 @@ from lessons_lib.checks import (
     as_tensor,
     check_function,
     refuse_graph,
+    refuse_transform,
 )
 
 Function = Callable[[Tensor], Tensor]
@@ -230,6 +231,7 @@ def gradient(f: Function, x: Array) -> Tensor:
     """
     x = as_tensor("x", x)
     refuse_graph("x", x)
+    refuse_transform("f")
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         value = _value(f, x)

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from lessons_lib.checks import Array, as_int, as_number, as_tensor, as_tuple, check_function, refuse_graph
+from lessons_lib.checks import (
+    Array,
+    as_int,
+    as_number,
+    as_tensor,
+    as_tuple,
+    check_function,
+    refuse_graph,
+    refuse_transform,
+)
 from lessons_lib.data import fashion_mnist
 
 
@@ -85,6 +94,7 @@ def curvature(f: Callable[[Tensor], Tensor], x: Array) -> tuple[float, float]:
     check_function("f", f)
     x = as_tensor("x", x)
     refuse_graph("x", x)
+    refuse_transform("f")
     if x.dim() > 1 or x.numel() == 0:
         raise ValueError(f"x: expected shape () or (d,), got {tuple(x.shape)}")
     with torch.inference_mode(False):

@@ -185,11 +185,14 @@ def test_a_transform_may_not_pass_through_and_others_numbers_may(transform: Call
     def beside(x: Tensor) -> Tensor:
         checks.refuse_graph("n", 2 * torch.ones(3))
         checks.as_constant("n", [1, 2])
+        with pytest.raises(TypeError, match="^f: expected a call outside of torch.func's transforms, "):
+            checks.refuse_transform("f")
         return x.sum()
 
     with pytest.raises(TypeError, match="^x: expected plain numbers, "):
         transform(through)(torch.ones(3))
     transform(beside)(torch.ones(3))
+    checks.refuse_transform("f")
 
 
 def test_no_vmap_answers_for_many() -> None:

@@ -1165,6 +1165,13 @@ def test_radius_and_total_are_one_unless_told_otherwise() -> None:
     assert torch.equal(project_simplex(x), project_simplex(x, 1.0))
 
 
+def test_project_ball_has_no_second_derivative_inside_and_one_at_its_centre_too() -> None:
+    for x in (tensor(0, 0), tensor(0, 0.5)):
+        assert torch.equal(
+            torch.autograd.functional.hessian(lambda x: project_ball(x).sum(), x), torch.zeros(2, 2).to(x)
+        )
+
+
 # What is refused
 
 

@@ -791,6 +791,12 @@ def test_newton_is_right_when_compiled() -> None:
     torch.testing.assert_close(compiled(x0), newton(log_sum_exp, x0, steps=2), rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("walk", [gradient_descent, newton])
+def test_f_may_not_be_differentiated_by_something_else(walk: Callable) -> None:
+    with pytest.raises(TypeError, match="^f: expected a call outside of torch.func's transforms"):
+        torch.func.grad(lambda a: walk(lambda x: (x - a) ** 2, 0.0, 0.1, 3)[-1])(torch.tensor(1.0))
+
+
 def test_f_may_ask_where_it_is() -> None:
     def valley(x: Tensor) -> Tensor:
         return (x - 1) ** 2 if x.item() > 0 else 3 - 2 * x
