@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor, maybe_current_level, maybe_get_level
 from torch.autograd import forward_ad
 
 Array = float | Sequence | np.ndarray | Tensor  # what a reader may write for numbers
@@ -28,12 +28,9 @@ def as_int(name: str, value: int, at_least: float = -math.inf, at_most: float = 
     3
     """
     value = _scalar(name, value)
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an int, got {value!r}") from None
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.ndarray | Tensor) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected an int, got {value!r}")
+    number = operator.index(value)
     if number < at_least:
         raise ValueError(f"{name}: expected at least {at_least}, got {number}")
     if number > at_most:
@@ -44,19 +41,22 @@ def as_int(name: str, value: int, at_least: float = -math.inf, at_most: float = 
 def as_number(name: str, value: float, interval: str = "(-inf, inf)") -> float:
     """A number in an interval such as "[0, 1)", as Python's int or float; by default any finite one. No bool.
 
+    An int too large for a float counts as infinite.
+
     >>> as_number("lr", np.float32(0.5), "(0, inf)")
     0.5
     """
     value = _scalar(name, value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
+    number = _as_float(value)
     low, high = map(float, interval[1:-1].split(","))
-    above = low <= value if interval[0] == "[" else low < value
-    below = value <= high if interval[-1] == "]" else value < high
+    above = low <= number if interval[0] == "[" else low < number
+    below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
         finite = "a finite number" if interval == "(-inf, inf)" else f"a number in {interval}"
         raise ValueError(f"{name}: expected {finite}, got {value}")
-    return value
+    return value if isinstance(value, int) else number
 
 
 def as_bool(name: str, value: bool) -> bool:
@@ -98,27 +98,30 @@ def as_tensor(name: str, value: Array, dtype: torch.dtype | None = None) -> Tens
     if not isinstance(value, Tensor):
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name}: expected numbers, got {value!r}")
-        value = torch.tensor(float(value), dtype=dtype)
+        own = torch.float64 if isinstance(value, np.float64) else None
+        value = torch.tensor(_as_float(value), dtype=dtype or own)
     if value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
     return value if value.is_floating_point() else value.to(dtype or torch.get_default_dtype())
 
 
-def as_constant(name: str, value: Array) -> Tensor:
-    """Finite numbers in float64 and without a graph, for what computes its own gradients: shape () or (d,).
+def as_constant(name: str, value: Array, max_dim: int = 1) -> Tensor:
+    """A copy in float64 of finite numbers, without a graph, for what computes its own gradients: shape () or (d,).
 
-    A tensor that requires a gradient would not get one: that is refused, rather than answered with zeros.
+    A tensor that requires a gradient would not get one: that is refused, rather than answered with zeros. With a
+    max_dim of 2, a matrix serves too.
 
     >>> as_constant("x0", (1, 2))
     tensor([1., 2.], dtype=torch.float64)
     """
     x = as_tensor(name, value, torch.float64)
     refuse_graph(name, x)
-    if x.dim() > 1:
-        raise ValueError(f"{name}: expected at most one dimension, got shape {tuple(x.shape)}")
+    if x.dim() > max_dim:
+        shapes = " or ".join(("()", "(d,)", "(d, d)")[: max_dim + 1])
+        raise ValueError(f"{name}: expected shape {shapes}, got {tuple(x.shape)}")
     if x.numel() == 0:
         raise ValueError(f"{name}: expected at least one number, got {value!r}")
-    x = x.detach().to(torch.float64)
+    x = x.detach().to(torch.float64, copy=True)
     if not x.isfinite().all():
         raise ValueError(f"{name}: expected finite numbers, got {x.tolist()}")
     return x
@@ -178,6 +181,8 @@ def as_tuple(name: str, value: Iterable, of: str = "numbers") -> tuple:
     (2, 3)
     """
     if isinstance(value, np.ndarray | Tensor) and value.ndim == 1:
+        if isinstance(value, Tensor):
+            refuse_graph(name, value)
         value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{name}: expected a sequence of {of}, got {value!r}")
@@ -189,11 +194,48 @@ def refuse_graph(name: str, x: Tensor) -> None:
 
     Otherwise the answer would be a gradient of zeros.
     """
-    watched = x.requires_grad and torch.is_grad_enabled() or forward_ad.unpack_dual(x).tangent is not None
-    if watched or is_functorch_wrapped_tensor(x):
+    while True:
+        tracked = x.requires_grad and torch.is_grad_enabled() or forward_ad.unpack_dual(x).tangent is not None
+        if tracked or is_batchedtensor(x):
+            raise TypeError(
+                f"{name}: expected plain numbers, which no gradient and no vmap can pass through; use {name}.detach()"
+            )
+        if maybe_current_level() is None or maybe_get_level(x) < 0:
+            return
+        x = get_unwrapped(x)  # what is made inside a transform of torch.func is wrapped once for each, watched or not
+
+
+def refuse_transform(name: str) -> None:
+    """Raise a TypeError inside torch.func.grad and the like, where a function is read whose gradient we take ourselves.
+
+    Otherwise what they differentiate by would count as a constant in it.
+    """
+    if maybe_current_level() is not None:
         raise TypeError(
-            f"{name}: expected plain numbers, which no gradient and no vmap can pass through; use {name}.detach()"
+            f"{name}: expected a call outside of torch.func's transforms, which would take {name} for a constant"
         )
+
+
+def holds(name: str, condition: Tensor) -> bool:
+    """Whether a condition is true everywhere; a TypeError if somebody maps over the argument that it is about.
+
+    >>> holds("weights", torch.tensor([True, False]))
+    False
+    """
+    try:
+        return bool(condition.all())
+    except RuntimeError as error:
+        if "vmap" not in str(error):
+            raise
+        raise TypeError(f"{name}: expected plain numbers, which no vmap can pass through") from error
+
+
+def _as_float(value: Real) -> float:
+    """The nearest float; infinity where an int, or a fraction, is too large to have one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _scalar(name: str, value: object) -> object:

@@ -2,61 +2,74 @@
 
 Sources: S. Boyd and L. Vandenberghe, "Convex Optimization", 2004 (sets and functions: chapters 2 and 3; Lagrangians:
 section 5.1; projections: section 8.1), and the papers that each function names.
+
+Numbers may be tensors, NumPy's arrays or Python's. An argument beside x (or beside the points) has its dtype; integers
+and Python's numbers take it.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from lessons_lib.checks import (
+    Array,
+    as_number,
+    as_tensor,
+    as_tuple,
+    check_dtype,
+    check_function,
+    holds,
+    refuse_graph,
+)
+
 Function = Callable[[Tensor], Tensor]
 
 
-def jensen_gap(f: Function, points: Tensor, weights: Tensor) -> Tensor:
+def jensen_gap(f: Function, points: Array, weights: Array) -> Tensor:
     """Jensen's gap Σ wᵢ f(xᵢ) − f(Σ wᵢ xᵢ): for a convex f never negative, but for rounding.
 
     Args:
         f: a function of a scalar tensor, or of one of shape (d,), with a scalar tensor as value.
         points: the xᵢ, shape (k,) for numbers or (k, d).
-        weights: the wᵢ, shape (k,), of the points' dtype, not negative and of sum 1.
+        weights: the wᵢ, shape (k,), of the points' dtype, not negative and of sum 1. No vmap can map over them.
 
     Returns:
         The gap, a scalar tensor.
 
     Raises:
-        TypeError: points or weights are no floating-point tensor, or not of one dtype; f is no function, or f(x) no
-            tensor.
-        ValueError: a shape is another one, there is no point, a weight is negative, their sum is not 1, or f(x) is no
-            scalar.
+        TypeError: points or weights are not numbers, or not of one dtype; f is not a function, or f(x) is not a tensor
+            of the points' dtype.
+        ValueError: a shape is another one, there is no point, a weight is negative, their sum is not 1, or f(x) is not
+            a scalar.
 
     Source: J. L. W. V. Jensen, "Sur les fonctions convexes et les inégalités entre les valeurs moyennes", 1906.
 
     >>> jensen_gap(torch.square, torch.tensor([-1.0, 3.0]), torch.tensor([0.5, 0.5]))
     tensor(4.)
     """
-    if not callable(f):
-        raise TypeError(f"f: expected a function, got {f!r}")
-    _check_float("points", points)
-    _check_dtype("weights", weights, points.dtype)
+    check_function("f", f)
+    points = as_tensor("points", points)
+    weights = _beside("weights", weights, points)
     if points.dim() not in (1, 2) or points.numel() == 0:
         raise ValueError(f"points: expected shape (k,) or (k, d), got {tuple(points.shape)}")
     k = len(points)
     if weights.shape != (k,):
         raise ValueError(f"weights: expected shape ({k},), got {tuple(weights.shape)}")
-    if (weights < 0).any():
+    if not holds("weights", weights >= 0):
         raise ValueError(f"weights: expected none below 0, got {weights.min().item()}")
     # k quotients and their sum may each be off by the dtype's precision.
-    if not abs(weights.sum() - 1) <= 2 * k * torch.finfo(weights.dtype).eps:
+    if not holds("weights", (weights.sum() - 1).abs() <= 2 * k * torch.finfo(weights.dtype).eps):
         raise ValueError(f"weights: expected a sum of 1, got {weights.sum().item()}")
     values = [_value("f", f, x) for x in points]
     for value in values:
         if value.dim() != 0:
             raise ValueError(f"f: expected a scalar as value, got shape {tuple(value.shape)}")
+        check_dtype("f", value, points.dtype)
     return weights @ torch.stack(values) - f(weights @ points)
 
 
-def project_ball(x: Tensor, radius: float = 1.0) -> Tensor:
+def project_ball(x: Array, radius: float = 1.0) -> Tensor:
     """The nearest point of the ball |z|₂ ≤ radius: x itself inside, radius x / |x| outside.
 
     Args:
@@ -67,7 +80,7 @@ def project_ball(x: Tensor, radius: float = 1.0) -> Tensor:
         The nearest points, like x. A vector with an entry that is infinite or NaN becomes NaN.
 
     Raises:
-        TypeError: x is no floating-point tensor, radius no number.
+        TypeError: x is not made of numbers; radius is not a number.
         ValueError: x has no last dimension, or one of size 0; radius is out of range.
 
     Source: Boyd and Vandenberghe 2004, section 8.1; on gradients, R. Pascanu, T. Mikolov and Y. Bengio, "On the
@@ -77,29 +90,30 @@ def project_ball(x: Tensor, radius: float = 1.0) -> Tensor:
     tensor([[0.6000, 0.8000],
             [0.3000, 0.4000]])
     """
-    _check_vectors(x)
-    _check_positive("radius", radius)
+    x, radius = _vectors(x), as_number("radius", radius, "(0, inf)")
     # The squares in |x| could overflow or vanish, those in |x / size| cannot. Any constant size gives the same point,
     # so it takes no part in the gradient.
     size = _max_abs(x.detach(), dim=-1)
-    norm = torch.linalg.vector_norm(x / size, dim=-1, keepdim=True)
-    inside = size * norm <= radius
+    zero = (x == 0).all(-1, keepdim=True)  # where the norm has no second derivative
+    norm = torch.linalg.vector_norm(torch.where(zero, 1, x / size), dim=-1, keepdim=True)
+    inside = zero | (size * norm <= radius)
     # Unselected values count in the backward pass too, where 0 · ∞ would be NaN.
     return torch.where(inside, x, x / size / torch.where(inside, 1, norm) * radius)
 
 
-def project_box(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+def project_box(x: Array, low: Array, high: Array) -> Tensor:
     """The nearest point of the box low ≤ z ≤ high: each entry of x, moved to the bound that it exceeds.
 
     Args:
         x: any shape.
-        low, high: numbers, or tensors of x's dtype that broadcast to x's shape. They may be infinite.
+        low, high: numbers, or tensors of x's dtype that broadcast to x's shape. They may be infinite. No vmap can map
+            over them.
 
     Returns:
         The nearest point, like x. An entry that is NaN stays NaN.
 
     Raises:
-        TypeError: x is no floating-point tensor; low or high is no number and no tensor of x's dtype.
+        TypeError: x, low or high is not made of numbers, or low or high not of x's dtype.
         ValueError: low or high does not broadcast to x, or low ≤ high does not hold everywhere.
 
     Source: Boyd and Vandenberghe 2004, section 8.1.
@@ -107,14 +121,14 @@ def project_box(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
     >>> project_box(torch.tensor([-3.0, 0.5, 7.0]), 0, torch.tensor([1.0, 2.0, 3.0]))
     tensor([0.0000, 0.5000, 3.0000])
     """
-    _check_float("x", x)
+    x = as_tensor("x", x)
     low, high = _bound("low", low, x), _bound("high", high, x)
-    if not (low <= high).all():
+    if not holds("low and high", low <= high):
         raise ValueError(f"low: expected at most high everywhere, got low = {low.tolist()}, high = {high.tolist()}")
     return x.clamp(low, high)
 
 
-def project_simplex(x: Tensor, total: float = 1.0) -> Tensor:
+def project_simplex(x: Array, total: float = 1.0) -> Tensor:
     """The nearest point of the simplex z ≥ 0, Σ z = total: max(0, x − θ), with the θ that makes the sum right.
 
     Args:
@@ -126,7 +140,7 @@ def project_simplex(x: Tensor, total: float = 1.0) -> Tensor:
             but −∞; any other −∞ becomes 0.
 
     Raises:
-        TypeError: x is no floating-point tensor, total no number.
+        TypeError: x is not made of numbers; total is not a number.
         ValueError: x has no last dimension, or one of size 0; total is out of range.
 
     Source: J. Duchi, S. Shalev-Shwartz, Y. Singer and T. Chandra, "Efficient projections onto the l1-ball for learning
@@ -136,8 +150,7 @@ def project_simplex(x: Tensor, total: float = 1.0) -> Tensor:
     tensor([[0.5000, 0.5000, 0.0000],
             [1.0000, 0.0000, 0.0000]])
     """
-    _check_vectors(x)
-    _check_positive("total", total)
+    x, total = _vectors(x), as_number("total", total, "(0, inf)")
     # A constant added to x changes nothing, so take away what would cost digits, or overflow, in the sums.
     x = x - x.amax(-1, keepdim=True)
     j = torch.arange(1, x.shape[-1] + 1, device=x.device)
@@ -147,19 +160,19 @@ def project_simplex(x: Tensor, total: float = 1.0) -> Tensor:
     return (x - theta.amax(-1, keepdim=True)).clamp(min=0)
 
 
-def project_subspace(x: Tensor, A: Tensor) -> Tensor:
+def project_subspace(x: Array, A: Array) -> Tensor:
     """The nearest point of the span of A's columns: U Uᵀ x, with an orthonormal basis U of that span.
 
     Args:
         x: one vector or many, shape (…, d): each is projected on its own.
-        A: of shape (d, r) and x's dtype, finite. Its columns may depend on each other. It counts as a constant: no
-            gradient flows to it, for where its rank changes there is none.
+        A: of shape (d, r) and x's dtype, finite. Its columns may depend on each other. It is a constant: where
+            its rank changes there is no gradient, so one that asks for a gradient is refused.
 
     Returns:
         The nearest points, like x. A vector with an entry that is NaN becomes NaN.
 
     Raises:
-        TypeError: x or A is no floating-point tensor, or they are not of one dtype.
+        TypeError: x or A is not made of numbers, or they are not of one dtype; A requires a gradient.
         ValueError: x has no last dimension, or one of size 0; A has another shape, no column or an entry that is not
             finite.
 
@@ -168,18 +181,20 @@ def project_subspace(x: Tensor, A: Tensor) -> Tensor:
     >>> project_subspace(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([[1.0, 2.0], [1.0, 2.0], [0.0, 0.0]]))
     tensor([1.5000, 1.5000, 0.0000])
     """
-    _check_vectors(x)
-    _check_dtype("A", A, x.dtype)
+    x = _vectors(x)
+    A = _beside("A", A, x)
+    refuse_graph("A", A)
     d = x.shape[-1]
     if A.dim() != 2 or len(A) != d or A.shape[1] == 0:
         raise ValueError(f"A: expected shape ({d}, r) with r of at least 1, got {tuple(A.shape)}")
     if not A.isfinite().all():
         raise ValueError("A: expected finite entries, got NaN or infinity")
-    A = A.detach()
-    # Columns of one size: a short one is as much a direction as a long one.
-    U, sigma, _ = torch.linalg.svd(A / _max_abs(A, dim=0), full_matrices=False)
-    U = U * (sigma > sigma[0] * max(A.shape) * torch.finfo(A.dtype).eps)  # 0 for the columns outside the span
-    return x @ U @ U.T
+    # Columns of one size: a short one is as much a direction as a long one. Without gradients: A may be a parameter.
+    # In float64: LAPACK knows no half precision.
+    columns = (A.detach() / _max_abs(A.detach(), dim=0)).double()
+    U, sigma, _ = torch.linalg.svd(columns, full_matrices=False)
+    U = U * (sigma > sigma[0] * max(A.shape) * torch.finfo(x.dtype).eps)  # 0 for the columns outside the span
+    return x @ U.to(x) @ U.T.to(x)
 
 
 def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -187,16 +202,17 @@ def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor
 
     Args:
         f: the function to minimise.
-        constraints: the functions cᵢ of the same x.
+        constraints: the functions cᵢ of the same x, with values of f's shape.
 
     Returns:
-        L, a function of x and alpha: the multipliers αᵢ, shape (number of constraints,). For α ≥ 0, min L(x, α) over x
-        is at most the constrained minimum of f; for other α there is no such bound, and L does not ask.
+        L, a function of x and alpha: the multipliers αᵢ, shape (number of constraints,) and x's dtype. For α ≥ 0,
+            min L(x, α) over x is at most the constrained minimum of f; for other α there is no such bound, and L does
+            not ask.
 
     Raises:
-        TypeError: f is no function, constraints no sequence of them; L: alpha is no floating-point tensor, or a value
-            of f or of a constraint no tensor.
-        ValueError: L: alpha has another shape.
+        TypeError: f is not a function, or constraints not a sequence of them; L: x or alpha is not made of numbers, or
+            a value of f or of a constraint is not a tensor.
+        ValueError: L: alpha, or the value of a constraint, has another shape.
 
     Source: Boyd and Vandenberghe 2004, section 5.1.
 
@@ -204,15 +220,15 @@ def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor
     >>> L(torch.tensor(0.5), torch.tensor([2.0]))
     tensor(1.2500)
     """
-    _check_functions(f, constraints)
-    constraints = tuple(constraints)  # the caller's list may change later
+    constraints = _functions(f, constraints)
 
-    def L(x: Tensor, alpha: Tensor) -> Tensor:
-        _check_float("alpha", alpha)
+    def L(x: Array, alpha: Array) -> Tensor:
+        x = as_tensor("x", x)
+        alpha = _beside("alpha", alpha, x)
         if alpha.shape != (len(constraints),):
             raise ValueError(f"alpha: expected shape ({len(constraints)},), got {tuple(alpha.shape)}")
-        sums = (a * _value("constraints", c, x) for a, c in zip(alpha, constraints, strict=True))
-        return _value("f", f, x) + sum(sums)
+        value, limits = _values(f, constraints, x)
+        return value + sum(a * limit for a, limit in zip(alpha, limits, strict=True))
 
     return L
 
@@ -222,28 +238,24 @@ def penalised(f: Function, constraints: Sequence[Function], weight: float) -> Fu
 
     Args:
         f: the function to minimise.
-        constraints: the functions cᵢ of the same x.
+        constraints: the functions cᵢ of the same x, with values of f's shape.
         weight: the price, not negative and finite.
 
     Raises:
-        TypeError: f is no function, constraints no sequence of them, weight no number; when called: a value of f or of
-            a constraint is no tensor.
-        ValueError: weight is out of range.
+        TypeError: f is not a function, constraints not a sequence of them, or weight not a number; when called: x is
+            not made of numbers, or a value of f or of a constraint is not a tensor.
+        ValueError: weight is out of range; when called: the value of a constraint has another shape.
 
     Source: R. Courant, "Variational methods for the solution of problems of equilibrium and vibrations", 1943.
 
     >>> penalised(torch.square, [lambda x: 1 - x], weight=8)(torch.tensor(0.5))  # x² for x ≥ 1
     tensor(1.2500)
     """
-    _check_functions(f, constraints)
-    constraints = tuple(constraints)  # the caller's list may change later
-    _check_number("weight", weight)
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"weight: expected a finite number of at least 0, got {weight}")
+    constraints, weight = _functions(f, constraints), as_number("weight", weight, "[0, inf)")
 
-    def F(x: Tensor) -> Tensor:
-        squares = (_value("constraints", c, x).clamp(min=0) ** 2 for c in constraints)
-        return _value("f", f, x) + weight / 2 * sum(squares)
+    def F(x: Array) -> Tensor:
+        value, limits = _values(f, constraints, as_tensor("x", x))
+        return value + weight / 2 * sum(limit.clamp(min=0) ** 2 for limit in limits)
 
     return F
 
@@ -254,45 +266,26 @@ def _max_abs(x: Tensor, dim: int) -> Tensor:
     return torch.where(size == 0, 1, size)
 
 
-def _bound(name: str, value: float | Tensor, x: Tensor) -> Tensor:
-    if not isinstance(value, Tensor):
-        _check_number(name, value)
-        return torch.as_tensor(value, dtype=x.dtype, device=x.device)
-    _check_dtype(name, value, x.dtype)
+def _vectors(x: Array) -> Tensor:
+    x = as_tensor("x", x)
+    if x.dim() == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x: expected shape (…, d) with d of at least 1, got {tuple(x.shape)}")
+    return x
+
+
+def _beside(name: str, value: Array, x: Tensor) -> Tensor:
+    """A second tensor of x's dtype, on x's device: two floating-point dtypes do not mix."""
+    value = as_tensor(name, value, x.dtype)
+    check_dtype(name, value, x.dtype)
+    return value.to(x.device)
+
+
+def _bound(name: str, value: Array, x: Tensor) -> Tensor:
+    value = _beside(name, value, x)
     sizes = zip(reversed(value.shape), reversed(x.shape), strict=False)
     if value.dim() > x.dim() or any(size not in (1, wanted) for size, wanted in sizes):
         raise ValueError(f"{name}: expected a shape that broadcasts to {tuple(x.shape)}, got {tuple(value.shape)}")
     return value
-
-
-def _check_float(name: str, x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a floating-point tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"{name}: expected a floating-point tensor, got {x.dtype}")
-
-
-def _check_dtype(name: str, x: Tensor, dtype: torch.dtype) -> None:
-    _check_float(name, x)
-    if x.dtype != dtype:
-        raise TypeError(f"{name}: expected {dtype}, got {x.dtype}")
-
-
-def _check_vectors(x: Tensor) -> None:
-    _check_float("x", x)
-    if x.dim() == 0 or x.shape[-1] == 0:
-        raise ValueError(f"x: expected shape (…, d) with d of at least 1, got {tuple(x.shape)}")
-
-
-def _check_number(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    _check_number(name, value)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive, finite number, got {value}")
 
 
 def _value(name: str, f: Function, x: Tensor) -> Tensor:
@@ -302,8 +295,20 @@ def _value(name: str, f: Function, x: Tensor) -> Tensor:
     return value
 
 
-def _check_functions(f: Function, constraints: Sequence[Function]) -> None:
-    if not callable(f):
-        raise TypeError(f"f: expected a function, got {f!r}")
-    if not isinstance(constraints, Sequence) or not all(map(callable, constraints)):
-        raise TypeError(f"constraints: expected a sequence of functions, got {constraints!r}")
+def _values(f: Function, constraints: Sequence[Function], x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """f(x) and all cᵢ(x), of one shape."""
+    value, limits = _value("f", f, x), [_value("constraints", c, x) for c in constraints]
+    for limit in limits:
+        if limit.shape != value.shape:
+            raise ValueError(
+                f"constraints: expected values of f's shape {tuple(value.shape)}, got {tuple(limit.shape)}"
+            )
+    return value, limits
+
+
+def _functions(f: Function, constraints: Sequence[Function]) -> tuple[Function, ...]:
+    check_function("f", f)
+    constraints = as_tuple("constraints", constraints, of="functions")
+    for c in constraints:
+        check_function("constraints", c)
+    return constraints

@@ -21,6 +21,8 @@ import torch
 from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
+from lessons_lib.checks import as_bool, as_path
+
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 BUNDLE = Path(__file__).with_name("fashion_mnist")
 FILES = {  # images and labels of each split
@@ -70,7 +72,13 @@ def fashion_mnist(split: str, *, full: bool = False, root: str | os.PathLike[str
     >>> len(train_set), image.shape, CLASSES[label]
     (10000, torch.Size([1, 28, 28]), 'ankle boot')
     """
-    _check(split, full, root)
+    if not isinstance(split, str):
+        raise TypeError(f'split: expected "train" or "test", got {split!r}')
+    if split not in FILES:
+        raise ValueError(f'split: expected "train" or "test", got {split!r}')
+    full, root = as_bool("full", full), None if root is None else as_path("root", root)
+    if root is not None and not full:
+        raise ValueError(f"root: expected None unless full=True, since the subset is bundled; got {str(root)!r}")
     read = (lambda name: read_whole(name, root)) if full else _read_bundled
     images, labels = (read(name) for name in FILES[split])
     return TensorDataset(images.unsqueeze(1).float().div_(255), labels.long())
@@ -78,8 +86,10 @@ def fashion_mnist(split: str, *, full: bool = False, root: str | os.PathLike[str
 
 def read_whole(name: str, root: str | os.PathLike[str] | None = None) -> torch.Tensor:
     """Return one file of the whole set, by its name in `SHA256`, as uint8; what `root` lacks is downloaded into it."""
+    if not isinstance(name, str) or name not in SHA256:
+        raise ValueError(f"name: expected one of {', '.join(SHA256)}, got {name!r}")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "lessons_lib", "fashion_mnist")
-    folder = Path(cache if root is None else root).expanduser()
+    folder = as_path("root", cache if root is None else root)
     path = folder / name if (folder / name).is_file() else folder / f"{name}.gz"
     if not path.is_file():
         _download(path, SHA256[name])
@@ -91,26 +101,14 @@ def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
 
     Raises `ValueError`, which ends in the advice `remedy`, unless the unpacked bytes have the hash `sha256`.
     """
+    path = as_path("path", path)
     data = bytearray(_unpack(path.read_bytes(), str(path), sha256, remedy))
     # Two zeros, 8 for unsigned bytes, the number of dimensions; then each size in four bytes, big end first.
     start = 4 + 4 * int.from_bytes(data[3:4], "big")
     shape = [int.from_bytes(data[at : at + 4], "big") for at in range(4, start, 4)]
     if data[:3] != b"\0\0\x08" or len(data) != start + math.prod(shape):
-        raise ValueError(f"{path} is no whole IDX file of unsigned bytes. {remedy}")
+        raise ValueError(f"{path} is not a complete IDX file of unsigned bytes. {remedy}")
     return torch.frombuffer(data, dtype=torch.uint8, offset=start).reshape(shape)
-
-
-def _check(split: str, full: bool, root: str | os.PathLike[str] | None) -> None:
-    if not isinstance(split, str):
-        raise TypeError(f"split must be a str, got {type(split).__name__}")
-    if split not in FILES:
-        raise ValueError(f'split must be "train" or "test", got {split!r}')
-    if not isinstance(full, bool):
-        raise TypeError(f"full must be a bool, got {type(full).__name__}")
-    if not isinstance(root, str | os.PathLike | None):
-        raise TypeError(f"root must be a path or None, got {type(root).__name__}")
-    if root is not None and not full:
-        raise ValueError(f"root must be None unless full=True, since the subset is bundled; got {os.fspath(root)!r}")
 
 
 def _read_bundled(name: str) -> torch.Tensor:
@@ -123,7 +121,7 @@ def _read_bundled(name: str) -> torch.Tensor:
 def _unpack(packed: bytes, source: str, sha256: str, remedy: str = "") -> bytes:
     try:
         data = UNPACK.get(Path(source).suffix, bytes)(packed)
-    except (EOFError, OSError, ValueError, zlib.error) as error:  # truncated or no such archive, told in four ways
+    except (EOFError, OSError, ValueError, zlib.error) as error:  # truncated, or not such an archive, told in four ways
         raise ValueError(f"{source} is truncated or damaged ({error}). {remedy}".rstrip()) from error
     came = hashlib.sha256(data).hexdigest()
     if came != sha256:

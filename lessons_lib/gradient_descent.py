@@ -4,24 +4,36 @@ Source: S. Boyd and L. Vandenberghe, "Convex Optimization", 2004, chapter 9 (des
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lessons_lib.training import check_is_number, check_rate
+from lessons_lib.checks import (
+    Array,
+    as_bool,
+    as_constant,
+    as_int,
+    as_number,
+    as_rate,
+    as_schedule,
+    as_tensor,
+    check_function,
+    refuse_graph,
+    refuse_transform,
+)
 
 Function = Callable[[Tensor], Tensor]
 
 
 def gradient_descent(
     f: Function,
-    x0: float | Sequence[float] | Tensor,
+    x0: Array,
     lr: float | Callable[[int], float],
     steps: int,
     *,
     momentum: float = 0.0,
-    preconditioner: Tensor | None = None,
+    preconditioner: Array | None = None,
     backtrack: bool = False,
 ) -> Tensor:
     """Walk downhill: v ← momentum v + ∇f(x), then x ← x − lr P v. All that it took stays to look at.
@@ -31,7 +43,8 @@ def gradient_descent(
 
     Args:
         f: takes x, a float64 tensor of x0's shape, and returns a scalar tensor; autograd finds ∇f.
-        x0: the start, finite: a number, or a sequence or tensor of d numbers.
+        x0: the start, finite: a number, or d numbers, as a sequence, an array or a tensor. No gradient flows back to
+            it: if it requires one, pass x0.detach().
         lr: the learning rate, or a schedule: a function of the step (0, 1, …) alone that returns it. Positive.
         steps: how often x moves. Not negative.
         momentum: the weight of the old velocity v, in [0, 1), as `torch.optim.SGD` has it: v starts as ∇f(x0).
@@ -46,7 +59,8 @@ def gradient_descent(
     Raises:
         ValueError: x0, a number or a shape is out of range, at the latest at the step for which a schedule returns it;
             f returns more than one number, or one whose graph does not lead to x.
-        TypeError: f is no function or returns no tensor; another argument is of the wrong type.
+        TypeError: f is not a function or does not return a real tensor; x0 or the preconditioner requires a gradient;
+            another argument is of the wrong type.
 
     Sources: Boyd and Vandenberghe 2004, section 9.3; momentum: B. Polyak, "Some methods of speeding up the convergence
     of iteration methods", 1964.
@@ -56,10 +70,8 @@ def gradient_descent(
     >>> gradient_descent(lambda x: x[0] ** 2 + 2 * x[1] ** 2, (-5, -2), lr=0.1, steps=20).shape
     torch.Size([21, 2])
     """
-    x = start("x0", x0)
-    check_is_number("momentum", momentum)
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum: expected a number in [0, 1), got {momentum}")
+    x, momentum = as_constant("x0", x0), as_number("momentum", momentum, "[0, 1)")
+    backtrack = as_bool("backtrack", backtrack)
     if backtrack and momentum > 0:
         raise ValueError(f"momentum: expected 0 with backtrack, got {momentum}")
     precondition = _precondition(preconditioner, x)
@@ -75,7 +87,7 @@ def gradient_descent(
 
 def newton(
     f: Function,
-    x0: float | Sequence[float] | Tensor,
+    x0: Array,
     lr: float | Callable[[int], float] = 1.0,
     steps: int = 10,
     *,
@@ -107,23 +119,26 @@ def newton(
     >>> newton(torch.cos, 1.0, steps=5)[-1], newton(torch.cos, 1.0, steps=5, hessian="absolute")[-1]
     (tensor(0., dtype=torch.float64), tensor(3.1416, dtype=torch.float64))
     """
-    if hessian not in _SOLVE:
+    if not isinstance(hessian, str) or hessian not in _SOLVE:
         raise ValueError(f"hessian: expected one of {', '.join(_SOLVE)}, got {hessian!r}")
 
     def direction(x: Tensor) -> Tensor:
         g = gradient(f, x).reshape(-1)
-        H = torch.autograd.functional.hessian(f, x).reshape(len(g), len(g))
+        with torch.inference_mode(False):
+            # Not torch.autograd.functional's, which torch.compile turns into zeros, nor torch.func.hessian, which goes
+            # forward too: loading that warns in PyTorch 2.13.
+            H = torch.func.jacrev(torch.func.jacrev(f))(x.clone()).detach().reshape(len(g), len(g))
         if not H.isfinite().all():  # LAPACK may take such a matrix, and return a finite step
             return torch.full_like(x, math.nan)
         return -_SOLVE[hessian](H, g).reshape(x.shape)
 
-    return walk(f, start("x0", x0), lr, steps, backtrack, direction)
+    return walk(f, as_constant("x0", x0), lr, steps, as_bool("backtrack", backtrack), direction)
 
 
 def backtracking(
     f: Function,
-    x: float | Sequence[float] | Tensor,
-    direction: float | Sequence[float] | Tensor,
+    x: Array,
+    direction: Array,
     lr: float = 1.0,
     *,
     slope: float = 0.3,
@@ -140,7 +155,7 @@ def backtracking(
         lr: the first rate to try. Positive.
         slope: in (0, 1). A Newton step on a parabola makes f fall by exactly half of what the tangent promises, and so
             does the gradient step 1 / L along its steepest axis. So 0.5 would leave it to rounding whether they pass.
-        shrink: in (0, 1).
+        shrink: in (0, 0.99]: so that there are at most 4,140 rates to try.
 
     Returns:
         The rate; 0.0 if direction does not lead downhill, as where x is at a minimum, or if f does not fall enough with
@@ -158,16 +173,11 @@ def backtracking(
     >>> backtracking(lambda x: x**2, 10.0, direction=20.0)
     0.0
     """
-    check_function(f)
-    x = start("x", x)
-    direction = _tensor("direction", direction)
+    check_function("f", f)
+    x, direction = as_constant("x", x), as_constant("direction", direction)
     if direction.shape != x.shape:
         raise ValueError(f"direction: expected x's shape {tuple(x.shape)}, got {tuple(direction.shape)}")
-    check_rate(lr)
-    for name, value in (("slope", slope), ("shrink", shrink)):
-        check_is_number(name, value)
-        if not 0 < value < 1:
-            raise ValueError(f"{name}: expected a number in (0, 1), got {value}")
+    lr, slope, shrink = as_rate(lr), as_number("slope", slope, "(0, 1)"), as_number("shrink", shrink, "(0, 0.99]")
     g, now = gradient(f, x), _value(f, x)
     for k in range(math.ceil(-60 / math.log2(shrink)) + 1):
         rate = lr * shrink**k
@@ -187,19 +197,11 @@ def walk(
     direction: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """x ← x + lr · direction(x), for so many steps: what all methods share."""
-    check_function(f)
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise TypeError(f"steps: expected an int, got {steps!r}")
-    if steps < 0:
-        raise ValueError(f"steps: expected at least 0, got {steps}")
-    if not isinstance(backtrack, bool):
-        raise TypeError(f"backtrack: expected a bool, got {backtrack!r}")
-    schedule = lr if callable(lr) else lambda step: lr
-    check_rate(schedule(0))
+    check_function("f", f)
+    steps, schedule = as_int("steps", steps, at_least=0), as_schedule(lr)
     trajectory = [x]
     for step in range(steps):
         rate = schedule(step)
-        check_rate(rate)
         if x.isfinite().all():
             d = direction(x)
             if backtrack and d.isfinite().all():
@@ -215,15 +217,23 @@ def _value(f: Function, x: Tensor) -> Tensor:
     value = f(x)
     if not isinstance(value, Tensor):
         raise TypeError(f"f: expected a function that returns a tensor, got {value!r}")
+    if value.is_complex():
+        raise TypeError(f"f: expected a function that returns a real tensor, got {value.dtype}")
     if value.dim() > 0:
         raise ValueError(f"f: expected a function that returns a scalar tensor, got shape {tuple(value.shape)}")
     return value
 
 
-def gradient(f: Function, x: Tensor) -> Tensor:
-    """∇f(x); infinite, or NaN, where f(x) is, for autograd can give the logarithm of -1 the slope -1."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+def gradient(f: Function, x: Array) -> Tensor:
+    """∇f(x); infinite, or NaN, where f(x) is, for autograd can give the logarithm of -1 the slope -1.
+
+    It is a plain tensor like x, without a graph: no gradient flows back to x.
+    """
+    x = as_tensor("x", x)
+    refuse_graph("x", x)
+    refuse_transform("f")
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
         value = _value(f, x)
     g = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
     if g is None:
@@ -250,51 +260,12 @@ def _solve_diagonal(H: Tensor, g: Tensor) -> Tensor:
 _SOLVE = dict(full=_solve, absolute=_solve_absolute, diagonal=_solve_diagonal)
 
 
-def _precondition(P: Tensor | None, x: Tensor) -> Callable[[Tensor], Tensor]:
+def _precondition(P: Array | None, x: Tensor) -> Callable[[Tensor], Tensor]:
     """The function v ↦ P v."""
     if P is None:
         return lambda v: v
-    if not isinstance(P, Tensor):
-        raise TypeError(f"preconditioner: expected a tensor, got {P!r}")
+    P = as_constant("preconditioner", P, max_dim=2)
     if P.shape not in (x.shape, x.shape * 2):
         wanted = " or ".join(str(tuple(shape)) for shape in dict.fromkeys((x.shape, x.shape * 2)))
         raise ValueError(f"preconditioner: expected shape {wanted}, got {tuple(P.shape)}")
-    P = _tensor("preconditioner", P)
     return P.mul if P.shape == x.shape else P.mv
-
-
-def check_function(f: Callable) -> None:
-    """Raise a TypeError unless f can be called."""
-    if not callable(f):
-        raise TypeError(f"f: expected a function, got {f!r}")
-
-
-def start(name: str, value: float | Sequence[float] | Tensor) -> Tensor:
-    """The number or numbers as a float64 tensor of shape () or (d,); an error that names the argument if they are none.
-
-    >>> start("x0", (1, 2))
-    tensor([1., 2.], dtype=torch.float64)
-    """
-    x = _tensor(name, value)
-    if x.dim() > 1:
-        raise ValueError(f"{name}: expected at most one dimension, got shape {tuple(x.shape)}")
-    if x.numel() == 0:
-        raise ValueError(f"{name}: expected at least one number, got {value!r}")
-    return x
-
-
-def _tensor(name: str, value: float | Sequence[float] | Tensor) -> Tensor:
-    """The numbers in float64."""
-    if isinstance(value, Tensor):
-        if value.is_complex() or value.dtype == torch.bool:
-            raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
-    else:
-        for item in value if isinstance(value, Sequence) else [value]:
-            if isinstance(item, list | tuple):
-                raise ValueError(f"{name}: expected at most one dimension, got {value!r}")
-            check_is_number(name, item)
-        value = torch.tensor(value, dtype=torch.float64)
-    x = value.detach().to(torch.float64)
-    if not x.isfinite().all():
-        raise ValueError(f"{name}: expected finite numbers, got {x.tolist()}")
-    return x

@@ -3,7 +3,7 @@
 `torch.optim.lr_scheduler.LambdaLR` multiplies with the optimiser's own rate: let that be 1.
 
 All but `warmup` start at lr and never rise. The same step always gets the same rate. A step below 0 raises a
-ValueError, one that is no int a TypeError. Where the formula gives less than a float can hold, the rate is 0.0.
+ValueError, one that is not an int a TypeError. Where the formula gives less than a float can hold, the rate is 0.0.
 
 Source: A. Zhang, Z. Lipton, M. Li and A. Smola, "Dive into Deep Learning", section "Dynamic Learning Rate" (piecewise,
 exponential, polynomial). The other sources stand where they are used.
@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from lessons_lib.training import check_is_number, check_rate
+from lessons_lib.checks import as_int, as_number, as_rate, as_tuple
 
 Schedule = Callable[[int], float]
 
@@ -27,12 +27,12 @@ def constant(lr: float) -> Schedule:
 
     Raises:
         ValueError: lr is out of range.
-        TypeError: it is no number.
+        TypeError: it is not a number.
 
     >>> constant(0.1)(1000)
     0.1
     """
-    check_rate(lr)
+    lr = as_rate(lr)
     return _schedule(lambda step: lr)
 
 
@@ -46,26 +46,19 @@ def piecewise(lr: float, boundaries: Sequence[int], factor: float) -> Schedule:
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: lr or factor is no number; boundaries is no sequence of ints.
+        TypeError: lr or factor is not a number; boundaries is not a sequence of ints.
 
     Example: K. He and others, "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385, section 4.2.
 
     >>> [piecewise(1.0, [2, 3], factor=0.5)(step) for step in range(5)]
     [1.0, 1.0, 0.5, 0.25, 0.25]
     """
-    check_rate(lr)
-    if not isinstance(boundaries, Sequence):
-        raise TypeError(f"boundaries: expected a sequence of ints, got {boundaries!r}")
-    boundaries = tuple(boundaries)  # the caller's list may change later
+    lr, factor = as_rate(lr), as_number("factor", factor, "(0, 1]")
+    boundaries = [as_int("boundaries", step, at_least=1) for step in as_tuple("boundaries", boundaries, of="ints")]
     if not boundaries:
         raise ValueError("boundaries: expected at least one step, got none")
-    for boundary in boundaries:
-        _check_int("boundaries", boundary, at_least=1)
     if any(later <= earlier for earlier, later in pairwise(boundaries)):
-        raise ValueError(f"boundaries: expected increasing steps, got {list(boundaries)}")
-    check_is_number("factor", factor)
-    if not 0 < factor <= 1:
-        raise ValueError(f"factor: expected a number in (0, 1], got {factor}")
+        raise ValueError(f"boundaries: expected increasing steps, got {boundaries}")
     return _schedule(lambda step: lr * factor ** bisect_right(boundaries, step))
 
 
@@ -80,13 +73,12 @@ def exponential(lr: float, decay: float) -> Schedule:
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: one is no number.
+        TypeError: one is not a number.
 
     >>> [round(exponential(1.0, decay=0.5)(step), 3) for step in range(5)]
     [1.0, 0.607, 0.368, 0.223, 0.135]
     """
-    check_rate(lr)
-    _check_not_negative("decay", decay)
+    lr, decay = as_rate(lr), as_number("decay", decay, "[0, inf)")
     return _schedule(lambda step: lr * math.exp(-decay * step))
 
 
@@ -103,16 +95,14 @@ def polynomial(lr: float, alpha: float, beta: float) -> Schedule:
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: one is no number.
+        TypeError: one is not a number.
 
     Source: H. Robbins and S. Monro, "A Stochastic Approximation Method", 1951.
 
     >>> [round(polynomial(1.0, alpha=0.5, beta=1.0)(step), 3) for step in range(5)]
     [1.0, 0.707, 0.577, 0.5, 0.447]
     """
-    check_rate(lr)
-    _check_not_negative("alpha", alpha)
-    _check_not_negative("beta", beta)
+    lr, alpha, beta = as_rate(lr), as_number("alpha", alpha, "[0, inf)"), as_number("beta", beta, "[0, inf)")
     return _schedule(lambda step: lr * (beta * step + 1) ** -alpha)
 
 
@@ -129,7 +119,7 @@ def cosine(lr: float, steps: int) -> Schedule:
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: lr is no number, or steps no int.
+        TypeError: lr is not a number, or steps not an int.
 
     Source: I. Loshchilov and F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2016, arXiv:1608.03983;
     without the restarts.
@@ -137,8 +127,7 @@ def cosine(lr: float, steps: int) -> Schedule:
     >>> [round(cosine(1.0, steps=4)(step), 3) for step in range(6)]
     [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
-    check_rate(lr)
-    _check_int("steps", steps, at_least=1)
+    lr, steps = as_rate(lr), as_int("steps", steps, at_least=1)
 
     def rate(step: int) -> float:
         left = max(steps - step, 0) / steps
@@ -161,7 +150,7 @@ def warmup(schedule: Schedule, steps: int) -> Schedule:
 
     Raises:
         ValueError: steps or schedule(0) is out of range.
-        TypeError: schedule is no function, schedule(0) no number, or steps no int.
+        TypeError: schedule is not a function, schedule(0) not a number, or steps not an int.
 
     Source: P. Goyal and others, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, arXiv:1706.02677,
     section 2.2.
@@ -171,9 +160,7 @@ def warmup(schedule: Schedule, steps: int) -> Schedule:
     """
     if not callable(schedule):
         raise TypeError(f"schedule: expected a function of the step, got {schedule!r}")
-    _check_int("steps", steps, at_least=0)
-    lr = schedule(0)
-    check_rate(lr)
+    steps, lr = as_int("steps", steps, at_least=0), as_rate(schedule(0))
     return _schedule(lambda step: lr * (step + 1) / (steps + 1) if step < steps else schedule(step - steps))
 
 
@@ -181,20 +168,6 @@ def _schedule(rate: Schedule) -> Schedule:
     """The same function, for steps that there are."""
 
     def schedule(step: int) -> float:
-        _check_int("step", step, at_least=0)
-        return rate(step)
+        return rate(as_int("step", step, at_least=0))
 
     return schedule
-
-
-def _check_int(name: str, value: int, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an int, got {value!r}")
-    if value < at_least:
-        raise ValueError(f"{name}: expected at least {at_least}, got {value}")
-
-
-def _check_not_negative(name: str, value: float) -> None:
-    check_is_number(name, value)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name}: expected a number in [0, inf), got {value}")

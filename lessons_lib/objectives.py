@@ -7,12 +7,22 @@ Made to order: `quadratic`, `log_sum_exp` and, on real images, `softmax_regressi
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from lessons_lib.checks import (
+    Array,
+    as_int,
+    as_number,
+    as_tensor,
+    as_tuple,
+    check_function,
+    refuse_graph,
+    refuse_transform,
+)
 from lessons_lib.data import fashion_mnist
 
 
@@ -22,6 +32,7 @@ class Objective:
 
     In one dimension x may have any shape and the function works element by element. In d > 1 dimensions x has the shape
     (d, …): the first dimension holds the coordinates, the others are a grid of points, and the value has the shape (…).
+    What is not a tensor becomes one: an array keeps its floating-point dtype, Python's numbers have PyTorch's default.
 
     Args:
         name: the formula, as plain text.
@@ -34,8 +45,8 @@ class Objective:
             lower still: only points where the gradient vanishes count.
 
     Raises:
-        TypeError: the x of a call is no floating-point tensor.
-        ValueError: the x of a call has not the shape (d, …).
+        TypeError: the x of a call is not made of numbers.
+        ValueError: the x of a call does not have the shape (d, …).
 
     >>> rosenbrock(torch.tensor([0.0, 1.0]))
     tensor(101.)
@@ -56,53 +67,91 @@ class Objective:
         """How many coordinates x has: d."""
         return len(self.domain)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        _check_point(x)
+    def __call__(self, x: Array) -> Tensor:
+        x = as_tensor("x", x)
         if self.dim > 1 and (x.dim() == 0 or len(x) != self.dim):
             raise ValueError(f"x: expected shape ({self.dim}, …), got {tuple(x.shape)}")
         return self.f(x)
 
 
-def curvature(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[float, float]:
+def curvature(f: Callable[[Tensor], Tensor], x: Array) -> tuple[float, float]:
     """The smallest and the largest eigenvalue of the Hessian of f at the point x (in one dimension, twice f''(x)).
 
     Args:
         f: a function of a tensor like x, with a scalar tensor as value, which `torch.func` can differentiate twice.
-        x: a scalar tensor, or the d coordinates of a point, shape (d,).
+        x: a number, or the d coordinates of a point, shape (d,). No gradient flows back to it: if it requires one,
+            pass x.detach().
 
     Raises:
-        TypeError: x is no floating-point tensor; f is no function, or f(x) no tensor.
-        ValueError: x is no point, or one without a finite second derivative; f(x) is no scalar.
+        TypeError: x is not made of numbers, or requires a gradient; f is not a function, or f(x) is not a tensor.
+        ValueError: x is not a point, or one without a finite second derivative; f(x) is not a scalar.
 
     >>> curvature(saddle, torch.tensor([0.3, -0.7]))
     (-2.0, 2.0)
     >>> curvature(lambda x: x**3, torch.tensor(0.5))
     (3.0, 3.0)
     """
-    if not callable(f):
-        raise TypeError(f"f: expected a function, got {f!r}")
-    _check_point(x)
+    check_function("f", f)
+    x = as_tensor("x", x)
+    refuse_graph("x", x)
+    refuse_transform("f")
     if x.dim() > 1 or x.numel() == 0:
         raise ValueError(f"x: expected shape () or (d,), got {tuple(x.shape)}")
-    if not isinstance(value := f(x), Tensor):
-        raise TypeError(f"f: expected a tensor as value, got {type(value).__name__}")
-    # Backward twice: torch.func.hessian goes forward too, and loading that warns in PyTorch 2.13.
-    H = torch.func.jacrev(torch.func.jacrev(f))(x)
+    with torch.inference_mode(False):
+        x = x.detach().clone()
+        if not isinstance(value := f(x), Tensor):
+            raise TypeError(f"f: expected a tensor as value, got {type(value).__name__}")
+        # Backward twice: torch.func.hessian goes forward too, and loading that warns in PyTorch 2.13.
+        H = torch.func.jacrev(torch.func.jacrev(f))(x)
     if H.shape != 2 * x.shape:
         raise ValueError(f"f: expected a scalar as value, got shape {tuple(H.shape[: H.dim() - 2 * x.dim()])}")
     if not H.isfinite().all():
         raise ValueError(f"x: expected a point where f has a finite second derivative, got {x.tolist()}")
-    lam = torch.linalg.eigvalsh(H.reshape(x.numel(), x.numel()))
+    lam = torch.linalg.eigvalsh(H.reshape(x.numel(), x.numel()).double())  # LAPACK knows no half precision
     return lam[0].item(), lam[-1].item()
+
+
+def _x_cos(c: float, x: Tensor) -> Tensor:
+    return x * torch.cos(c * x)
+
+
+def _cube(x: Tensor) -> Tensor:
+    return x**3
+
+
+def _saddle(x: Tensor) -> Tensor:
+    return x[0] ** 2 - x[1] ** 2
+
+
+def _rosenbrock(x: Tensor) -> Tensor:
+    return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+
+
+def _parabola(lam: float, x: Tensor) -> Tensor:
+    return lam * x**2 / 2
+
+
+def _half_xAx(A: Tensor, x: Tensor) -> Tensor:
+    return (x * torch.tensordot(A.to(x), x, dims=1)).sum(0) / 2
+
+
+def _log_sum_exp(x: Tensor) -> Tensor:
+    return x.logsumexp(0)
+
+
+def _cross_entropy(X: Tensor, y: Tensor, weight_decay: float, x: Tensor) -> Tensor:
+    scores = torch.tensordot(X.to(x), x.reshape(X.shape[1], 10, *x.shape[1:]), dims=1)
+    loss = (scores.logsumexp(1) - scores[range(len(y)), y]).mean(0)
+    return loss + weight_decay / 2 * (x**2).sum(0)
 
 
 _D2L = "A. Zhang, Z. Lipton, M. Li and A. Smola, Dive into Deep Learning, 2023, section"
 
-square = Objective("x²", lambda x: x**2, ((-10.0, 10.0),), (2.0, 2.0), f"{_D2L} 12.3", minima=((0.0,),))
+square = Objective("x²", torch.square, ((-10.0, 10.0),), (2.0, 2.0), f"{_D2L} 12.3", minima=((0.0,),))
 
 x_cos_pi_x = Objective(
     "x cos πx",
-    lambda x: x * torch.cos(torch.pi * x),
+    partial(_x_cos, math.pi),
     domain=((-1.0, 2.0),),
     curvature=(-2 * math.pi**2, 13.287689030580847),  # at 2, and where πx tan πx = 3
     source=f"{_D2L} 12.1",
@@ -111,14 +160,14 @@ x_cos_pi_x = Objective(
 
 x_cos_015_pi_x = Objective(
     "x cos 0.15πx",
-    lambda x: x * torch.cos(0.15 * torch.pi * x),
+    partial(_x_cos, 0.15 * math.pi),
     domain=((-10.0, 10.0),),
     curvature=(-1.993153354587127, 1.993153354587127),  # where 0.15πx tan 0.15πx = 3
     source=f"{_D2L} 12.3",
     minima=((7.269388146311475,), (-1.8256845786723395,)),  # where 0.15πx tan 0.15πx = 1
 )
 
-cube = Objective("x³", lambda x: x**3, ((-2.0, 2.0),), (-12.0, 12.0), f"{_D2L} 12.1")
+cube = Objective("x³", _cube, ((-2.0, 2.0),), (-12.0, 12.0), f"{_D2L} 12.1")
 
 tanh = Objective(
     "tanh x",
@@ -130,11 +179,11 @@ tanh = Objective(
 
 cosh = Objective("cosh x", torch.cosh, ((-4.0, 4.0),), (1.0, math.cosh(4)), f"{_D2L} 12.3", minima=((0.0,),))
 
-saddle = Objective("x₁² − x₂²", lambda x: x[0] ** 2 - x[1] ** 2, ((-1.0, 1.0),) * 2, (-2.0, 2.0), f"{_D2L} 12.1")
+saddle = Objective("x₁² − x₂²", _saddle, ((-1.0, 1.0),) * 2, (-2.0, 2.0), f"{_D2L} 12.1")
 
 rosenbrock = Objective(
     "(1 − x₁)² + 100 (x₂ − x₁²)²",
-    lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2,
+    _rosenbrock,
     domain=((-2.0, 2.0), (-1.0, 3.0)),
     curvature=(-1198.0, 2701 + 6895001**0.5),  # at (0, 3), and at (±2, −1)
     source='H. H. Rosenbrock, "An Automatic Method for Finding the Greatest or Least Value of a Function", 1960',
@@ -152,7 +201,7 @@ def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
         angle: in radians, from the first axis towards the second; by default the axes stay where they are.
 
     Raises:
-        TypeError: the eigenvalues are no sequence of numbers; the angle is no number.
+        TypeError: the eigenvalues are not a sequence of numbers; the angle is not a number.
         ValueError: there are no eigenvalues; one of them or the angle is not finite; an angle for a single dimension.
 
     >>> f = quadratic((2, 4))
@@ -161,14 +210,10 @@ def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
     >>> f.curvature, f.minima
     ((2, 4), ((0.0, 0.0),))
     """
-    if not isinstance(eigenvalues, Sequence) or isinstance(eigenvalues, str):
-        raise TypeError(f"eigenvalues: expected a sequence of numbers, got {eigenvalues!r}")
-    eigenvalues = tuple(eigenvalues)  # the caller's list may change later
+    eigenvalues = tuple(as_number("eigenvalues", lam) for lam in as_tuple("eigenvalues", eigenvalues))
     if len(eigenvalues) == 0:
         raise ValueError("eigenvalues: expected at least one, got none")
-    for lam in eigenvalues:
-        _check_finite("eigenvalues", lam)
-    _check_finite("angle", angle)
+    angle = as_number("angle", angle)
     d = len(eigenvalues)
     if angle != 0 and d == 1:
         raise ValueError(f"angle: expected 0 in one dimension, got {angle}")
@@ -177,15 +222,9 @@ def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
         c, s = math.cos(angle), math.sin(angle)
         Q[:2, :2] = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
     A = Q @ torch.tensor(eigenvalues, dtype=torch.float64).diag() @ Q.T
-
-    def f(x: Tensor) -> Tensor:
-        if d == 1:
-            return eigenvalues[0] * x**2 / 2
-        return (x * torch.tensordot(A.to(x), x, dims=1)).sum(0) / 2
-
     return Objective(
         f"½ xᵀ Q diag({', '.join(f'{lam:g}' for lam in eigenvalues)}) Qᵀ x",
-        f,
+        partial(_half_xAx, A) if d > 1 else partial(_parabola, *eigenvalues),
         domain=((-10.0, 10.0),) * d,
         curvature=(min(eigenvalues), max(eigenvalues)),
         source="any textbook: the second-order model of a smooth function at a point where its gradient vanishes",
@@ -212,12 +251,10 @@ def log_sum_exp(dim: int = 2) -> Objective:
     >>> log_sum_exp()(torch.tensor([100.0, 100.0]))
     tensor(100.6931)
     """
-    _check_int("dim", dim)
-    if dim < 2:
-        raise ValueError(f"dim: expected at least 2, got {dim}")
+    dim = as_int("dim", dim, at_least=2)
     return Objective(
         "log Σ exp xᵢ",
-        lambda x: x.logsumexp(0),
+        _log_sum_exp,
         domain=((-5.0, 5.0),) * dim,
         curvature=(0.0, 0.5),
         source='S. Boyd and L. Vandenberghe, "Convex Optimization", 2004, section 3.1.5',
@@ -241,7 +278,7 @@ def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: floa
         weight_decay: at least 0; above 0, f is strongly convex and has one minimum.
 
     Raises:
-        TypeError: num_images or size is not an int; weight_decay is no number.
+        TypeError: num_images or size is not an int; weight_decay is not a number.
         ValueError: a number is out of its range.
 
     Source: D. Böhning, "Multinomial Logistic Regression Algorithm", 1992 (L); S. Boyd and L. Vandenberghe, "Convex
@@ -251,28 +288,16 @@ def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: floa
     >>> f.dim, f(torch.zeros(f.dim))  # ten classes, all alike: log 10
     (500, tensor(2.3026))
     """
-    _check_int("num_images", num_images)
-    _check_int("size", size)
-    _check_finite("weight_decay", weight_decay)
+    size, weight_decay = as_int("size", size), as_number("weight_decay", weight_decay, "[0, inf)")
     if size < 1 or 28 % size:
         raise ValueError(f"size: expected a divisor of 28, got {size}")
-    if weight_decay < 0:
-        raise ValueError(f"weight_decay: expected at least 0, got {weight_decay}")
     images, labels = _train_set().tensors
-    if not 1 <= num_images <= len(images):
-        raise ValueError(f"num_images: expected 1 to {len(images)}, got {num_images}")
+    num_images = as_int("num_images", num_images, 1, len(images))
     X = avg_pool2d(images[:num_images].double(), 28 // size).flatten(1)
     X = torch.cat([X, torch.ones(num_images, 1, dtype=torch.float64)], dim=1)
-    y = labels[:num_images]
-
-    def f(x: Tensor) -> Tensor:
-        scores = torch.tensordot(X.to(x), x.reshape(X.shape[1], 10, *x.shape[1:]), dims=1)
-        loss = (scores.logsumexp(1) - scores[range(num_images), y]).mean(0)
-        return loss + weight_decay / 2 * (x**2).sum(0)
-
     return Objective(
         f"cross-entropy of softmax regression + ½ · {weight_decay:g} |x|²",
-        f,
+        partial(_cross_entropy, X, labels[:num_images], weight_decay),
         domain=((-math.inf, math.inf),) * (X.shape[1] * 10),
         curvature=(weight_decay, torch.linalg.eigvalsh(X.T @ X / num_images)[-1].item() / 2 + weight_decay),
         source="H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, 2017, arXiv:1708.07747 (the images)",
@@ -282,22 +307,3 @@ def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: floa
 @cache
 def _train_set() -> torch.utils.data.TensorDataset:
     return fashion_mnist("train")
-
-
-def _check_point(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: expected a floating-point tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating-point tensor, got {x.dtype}")
-
-
-def _check_int(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an int, got {value!r}")
-
-
-def _check_finite(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value}")

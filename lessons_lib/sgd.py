@@ -4,15 +4,14 @@ Sources: H. Robbins and S. Monro, "A Stochastic Approximation Method", 1951; L. 
 "Optimization Methods for Large-Scale Machine Learning", 2016, arXiv:1606.04838.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 import torch
 from torch import Tensor
 
-from lessons_lib.gradient_descent import check_function, gradient, start, walk
-from lessons_lib.training import check_is_number
+from lessons_lib.checks import Array, as_bool, as_constant, as_int, as_number, check_function
+from lessons_lib.gradient_descent import gradient, walk
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,13 +25,13 @@ def batches(num_examples: int, batch_size: int = 1, *, replacement: bool = False
         replacement: draw each example of each batch from all n, independently. Otherwise go through all n in random
             order, then again in another one: each pass has each example once, and its last batch is smaller where
             batch_size does not divide n.
-        seed: fixes the sequence. PyTorch's global generator plays no part.
+        seed: fixes the sequence; from -2⁶³ to 2⁶⁴ - 1. PyTorch's global generator plays no part.
 
     Returns:
         An iterator of int64 tensors of shape (batch_size,).
 
     Raises:
-        ValueError: a size is out of range.
+        ValueError: a size or the seed is out of range.
         TypeError: a size or the seed is not an int, or replacement not a bool.
 
     >>> order = batches(5, batch_size=2)
@@ -40,14 +39,11 @@ def batches(num_examples: int, batch_size: int = 1, *, replacement: bool = False
     >>> [len(batch) for batch in one_pass], sorted(torch.cat(one_pass).tolist())
     ([2, 2, 1], [0, 1, 2, 3, 4])
     """
-    _check_size("num_examples", num_examples)
-    _check_size("batch_size", batch_size)
+    num_examples, batch_size = as_int("num_examples", num_examples, 1), as_int("batch_size", batch_size, 1)
     if batch_size > num_examples:
         raise ValueError(f"batch_size: expected at most num_examples, {num_examples}, got {batch_size}")
-    if not isinstance(replacement, bool):
-        raise TypeError(f"replacement: expected a bool, got {replacement!r}")
-    _check_int("seed", seed)
-    generator = torch.Generator().manual_seed(seed)
+    replacement = as_bool("replacement", replacement)
+    generator = torch.Generator().manual_seed(as_int("seed", seed, -(2**63), 2**64 - 1))
 
     def draw() -> Sequence[Tensor]:
         if replacement:
@@ -59,7 +55,7 @@ def batches(num_examples: int, batch_size: int = 1, *, replacement: bool = False
 
 def sgd(
     f: Loss,
-    x0: float | Sequence[float] | Tensor,
+    x0: Array,
     lr: float | Callable[[int], float],
     steps: int,
     num_examples: int,
@@ -78,7 +74,8 @@ def sgd(
     Args:
         f: takes x, a float64 tensor of x0's shape, and a batch, the int64 indices of its examples; returns the mean
             loss of these examples, a scalar tensor; autograd finds ∇f, the gradient with respect to x.
-        x0: the start, finite: a number, or a sequence or tensor of d numbers.
+        x0: the start, finite: a number, or d numbers, as a sequence, an array or a tensor. No gradient flows back to
+            it: if it requires one, pass x0.detach().
         lr: the learning rate, or a schedule: a function of the step (0, 1, …) alone that returns it. Positive.
         steps: how often x moves. Not negative.
         num_examples, batch_size, replacement, seed: which batches; see `batches`.
@@ -92,7 +89,8 @@ def sgd(
     Raises:
         ValueError: x0, a number or a shape is out of range, at the latest at the step for which a schedule returns it;
             f returns more than one number, or one whose graph does not lead to x.
-        TypeError: f is no function or returns no tensor; another argument is of the wrong type.
+        TypeError: f is not a function or does not return a real tensor; x0 requires a gradient; another argument is
+            of the wrong type.
 
     Source: Bottou, Curtis and Nocedal 2016, section 3.
 
@@ -101,12 +99,9 @@ def sgd(
     >>> x[0], x[-1]  # the start, and the mean of what it has seen
     (tensor(0., dtype=torch.float64), tensor(3., dtype=torch.float64))
     """
-    check_function(f)
-    x = start("x0", x0)
-    for name, value, limit in (("momentum", momentum, 1), ("weight_decay", weight_decay, math.inf)):
-        check_is_number(name, value)
-        if not 0 <= value < limit:
-            raise ValueError(f"{name}: expected a number in [0, {limit}), got {value}")
+    check_function("f", f)
+    x, momentum = as_constant("x0", x0), as_number("momentum", momentum, "[0, 1)")
+    weight_decay = as_number("weight_decay", weight_decay, "[0, inf)")
     order = batches(num_examples, batch_size, replacement=replacement, seed=seed)
     v = torch.zeros_like(x)
 
@@ -121,7 +116,7 @@ def sgd(
     return walk(loss, x, lr, steps, False, direction)
 
 
-def noise_covariance(f: Loss, x: float | Sequence[float] | Tensor, num_examples: int) -> Tensor:
+def noise_covariance(f: Loss, x: Array, num_examples: int) -> Tensor:
     """How the gradients of single examples scatter at x: C = mean of (gᵢ − g)(gᵢ − g)ᵀ, where g is the mean of the gᵢ.
 
     The gradient of a batch of b examples has the covariance C / b if they are drawn with replacement, and
@@ -129,7 +124,7 @@ def noise_covariance(f: Loss, x: float | Sequence[float] | Tensor, num_examples:
 
     Args:
         f, num_examples: as for `sgd`; gᵢ is ∇f(x, batch) for the batch of example i alone.
-        x: the point, finite: a number, or a sequence or tensor of d numbers.
+        x: the point, as x0 of `sgd`.
 
     Returns:
         C in float64: shape (d, d), or () for a number, whose C is a variance. Not finite where a gradient is not.
@@ -143,9 +138,8 @@ def noise_covariance(f: Loss, x: float | Sequence[float] | Tensor, num_examples:
     >>> noise_covariance(lambda x, i: ((x - a[i]) ** 2).mean() / 2, 0.0, num_examples=3)  # the variance of a
     tensor(4.6667, dtype=torch.float64)
     """
-    check_function(f)
-    x = start("x", x)
-    _check_size("num_examples", num_examples)
+    check_function("f", f)
+    x, num_examples = as_constant("x", x), as_int("num_examples", num_examples, at_least=1)
 
     def g(i: Tensor) -> Tensor:
         return gradient(lambda x: f(x, i), x)
@@ -153,14 +147,3 @@ def noise_covariance(f: Loss, x: float | Sequence[float] | Tensor, num_examples:
     scatter = torch.stack([g(i) for i in torch.arange(num_examples).split(1)])
     scatter = scatter - scatter.mean(0)
     return torch.tensordot(scatter, scatter, dims=([0], [0])) / num_examples
-
-
-def _check_size(name: str, value: int) -> None:
-    _check_int(name, value)
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}")
-
-
-def _check_int(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an int, got {value!r}")

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -165,9 +166,8 @@ def convex_sets(g: Generator, centre: Tensor) -> list[Function]:
 def member(g: Generator, excess: Function, centre: Tensor) -> Tensor:
     """A random point of the set, often near its border: a step from the centre, shortened until it stays inside."""
     step = 10 * randn(g, len(centre))
-    while excess(centre + step) > 0:
-        step = 0.8 * step
-    return centre + step
+    points = (centre + 0.8**k * step for k in range(100))
+    return next(x for x in points if excess(x) <= 0)
 
 
 # Sets
@@ -271,7 +271,10 @@ def test_theorem_sublevel_sets_of_convex_are_convex(g: Generator, d: int) -> Non
         assert f(lam * x + (1 - lam) * y) <= level + rounding(f(x), f(y))
 
 
-@cases(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 1))
+ordinary = st.floats(-100, 100, allow_subnormal=False)  # the others lose digits in a product
+
+
+@cases(ordinary, ordinary, st.floats(0, 1))
 def test_counterexample_root_of_abs_has_convex_sublevel_sets_and_is_not_convex(x: float, y: float, lam: float) -> None:
     def f(x: Tensor) -> Tensor:
         return x.abs().sqrt()
@@ -364,12 +367,15 @@ def test_theorem_second_order_condition_where_it_holds_everywhere_so_does_jensen
 
 @cases(generators, dims)
 def test_theorem_second_order_condition_where_it_fails_so_does_jensen_nearby(g: Generator, d: int) -> None:
-    _, _, f = tanh_network(g, d)
+    W, v, f = tanh_network(g, d)
     x = randn(g, d)
     lam, V = torch.linalg.eigh(hessian(f, x))
     assume(lam[0] < -1e-2)
-    step = 1e-3 * V[:, 0]
-    assert gap_on_segment(f, x + step, x - step, 0.5) == pytest.approx(lam[0].item() * 1e-6 / 2, rel=0.1)
+    step = 1e-3
+    gap = gap_on_segment(f, x + step * V[:, 0], x - step * V[:, 0], 0.5)
+    fourth = 4.1 * v.abs() @ (W @ V[:, 0]) ** 4  # no fourth derivative of tanh is above 4.1
+    torch.testing.assert_close(gap, step**2 / 2 * lam[0], rtol=0, atol=float(step**4 / 24 * fourth + rounding(v)))
+    assert gap < 0
 
 
 def test_counterexample_strictly_convex_though_the_second_derivative_vanishes() -> None:
@@ -401,24 +407,33 @@ def strong_quadratic(g: Generator, d: int) -> tuple[Tensor, Tensor, Function]:
     return Q, b, lambda x: x @ Q @ x / 2 + b @ x
 
 
-def newton(f: Function, x: Tensor) -> Tensor:
-    """The minimum of a strongly convex, smooth f: damped steps, each of which must shorten the gradient."""
-    while (size := gradient(f, x).norm()) > 1e-9:
-        step = torch.linalg.solve(hessian(f, x), gradient(f, x))
-        while gradient(f, x - step).norm() >= size:
-            step = step / 2
-        x = x - step
-    return x
+def minimum(f: Function, start: Tensor) -> Tensor:
+    """The minimum of a strongly convex, smooth f, as SciPy finds it."""
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        return gradient(f, torch.from_numpy(x)).numpy()
+
+    def bend(x: np.ndarray) -> np.ndarray:
+        return hessian(f, torch.from_numpy(x)).numpy()
+
+    def value(x: np.ndarray) -> float:
+        return f(torch.from_numpy(x)).item()
+
+    near = minimize(value, start.numpy(), jac=slope, method="BFGS", options=dict(gtol=1e-6)).x
+    # Differences of f say no more where the minimum is; its gradient, which is monotone, still does.
+    found = torch.from_numpy(root(slope, near, jac=bend, tol=1e-14).x)
+    assert gradient(f, found).norm() < 1e-9
+    return found
 
 
-def check_strong_and_smooth(f: Function, mu: float, L: float, minimum: Tensor, g: Generator) -> None:
+def check_strong_and_smooth(f: Function, mu: float, L: float, lowest: Tensor, g: Generator) -> None:
     for scale in (0.1, 1, 10):
-        x, y = minimum + scale * randn(g, len(minimum)), minimum + scale * randn(g, len(minimum))
+        x, y = lowest + scale * randn(g, len(lowest)), lowest + scale * randn(g, len(lowest))
         grad = gradient(f, x)
         error = rounding(f(x), f(y), grad @ (y - x))
         rest = f(y) - f(x) - grad @ (y - x)
         assert mu / 2 * (y - x).square().sum() - error <= rest <= L / 2 * (y - x).square().sum() + error
-        excess = f(x) - f(minimum)
+        excess = f(x) - f(lowest)
         assert grad.square().sum() / (2 * L) - error <= excess <= grad.square().sum() / (2 * mu) + error
 
 
@@ -426,15 +441,15 @@ def check_strong_and_smooth(f: Function, mu: float, L: float, minimum: Tensor, g
 def test_theorem_strong_convexity_and_smoothness_of_quadratics(g: Generator, d: int) -> None:
     Q, b, f = strong_quadratic(g, d)
     lam, V = torch.linalg.eigh(Q)
-    minimum = -torch.linalg.solve(Q, b)
-    assert gradient(f, minimum).abs().max() <= rounding(b)
-    check_strong_and_smooth(f, lam[0].item(), lam[-1].item(), minimum, g)
+    lowest = -torch.linalg.solve(Q, b)
+    assert gradient(f, lowest).abs().max() <= rounding(b)
+    check_strong_and_smooth(f, lam[0].item(), lam[-1].item(), lowest, g)
     # Along the eigenvectors of either end, the bounds are attained: no better mu or L exists.
     for i in (0, -1):
-        y = minimum + V[:, i]
-        torch.testing.assert_close(f(y) - f(minimum), lam[i] / 2, rtol=0, atol=rounding(f(minimum), f(y)))
+        y = lowest + V[:, i]
+        torch.testing.assert_close(f(y) - f(lowest), lam[i] / 2, rtol=0, atol=rounding(f(lowest), f(y)))
         slope = gradient(f, y).square().sum() / (2 * lam[i])
-        torch.testing.assert_close(f(y) - f(minimum), slope, rtol=0, atol=rounding(f(minimum), f(y)))
+        torch.testing.assert_close(f(y) - f(lowest), slope, rtol=0, atol=rounding(f(lowest), f(y)))
 
 
 @cases(generators, dims, st.integers(1, 6), st.sampled_from([0.1, 1.0]))
@@ -447,9 +462,8 @@ def test_theorem_strong_convexity_and_smoothness_of_regularised_log_sum_exp(
         return mu / 2 * x.square().sum() + (A @ x + b).logsumexp(0)
 
     L = mu + float(torch.linalg.matrix_norm(A, 2)) ** 2 / 2  # the Hessian of log Σ exp zᵢ is at most ½
-    minimum = newton(f, torch.zeros(d, dtype=F64))
-    # Its gradient is below 1e-9, so f there is within 1e-18 / (2 mu) of the minimum: the theorem itself says so.
-    check_strong_and_smooth(f, mu, L, minimum, g)
+    # The gradient there is below 1e-9, so f is within 1e-18 / (2 mu) of the minimum: the theorem itself says so.
+    check_strong_and_smooth(f, mu, L, minimum(f, torch.zeros(d, dtype=F64)), g)
 
 
 def test_counterexample_fourth_power_is_neither_strongly_convex_nor_smooth() -> None:
@@ -642,7 +656,7 @@ def test_theorem_penalties_of_several_constraints(g: Generator, d: int) -> None:
     f_best, x = problem.f(problem.best), problem.start
     last_cost, last_f = INF, -INF
     for weight in (0.01, 0.1, 1.0, 10.0):
-        x = newton(penalised(problem.f, problem.constraints, weight), x)
+        x = minimum(penalised(problem.f, problem.constraints, weight), x)
         cost = penalised(lambda x: 0 * x.sum(), problem.constraints, 1.0)(x)
         # The gradient at x is below 1e-9 and the curvature at least 0.1: x is off by 1e-8 at most.
         error = 1e5 * problem.size(x)
@@ -757,7 +771,10 @@ class Projection:
             corner = self.member()
             self.corner = lambda: (corner, scale * (randn(g) - rand(g, d) * (corner == 0)))
         else:
-            A = randn(g, d, draw(g, 1, d)).to(dtype)
+            # Sizes from ½ to 2: the nearer a column is to the span of the others, the more does rounding turn the span.
+            r = draw(g, 1, d)
+            A = torch.linalg.qr(randn(g, d, r)).Q * (2 * rand(g, r) - 1).exp2() @ torch.linalg.qr(randn(g, r, r)).Q
+            A = A.to(dtype)
             self.project = lambda x: project_subspace(x, A)
             self.member = lambda: scale * A @ randn(g, A.shape[1])
             normals = torch.linalg.qr(A, mode="complete").Q[:, A.shape[1] :]
@@ -1084,8 +1101,8 @@ def test_projections_work_in_single_precision(name: str, g: Generator, d: int) -
     x = randn(g, d).float()
     z = single.project(x)
     assert z.dtype == torch.float32
-    # The subspace's basis is as inexact as A is; its condition comes in.
-    tolerance = 1e-2 if name == "subspace" else 1e-6
+    # The subspace's basis is as inexact as A is.
+    tolerance = 1e-5 if name == "subspace" else 1e-6
     torch.testing.assert_close(z.double(), exact.project(x.double()), rtol=0, atol=tolerance)
 
 
@@ -1122,9 +1139,12 @@ def test_infinity_leaves_no_nearest_point_in_ball_and_simplex() -> None:
 
 def test_project_subspace_takes_its_matrix_as_a_constant() -> None:
     x, A = tensor(1, 2).requires_grad_(), torch.ones(2, 1, dtype=F64, requires_grad=True)
-    project_subspace(x, A).sum().backward()
-    assert A.grad is None
+    with pytest.raises(TypeError, match=r"^A: expected plain numbers, .*; use A\.detach\(\)$"):
+        project_subspace(x, A)
+    project_subspace(x, A.detach()).sum().backward()
     torch.testing.assert_close(x.grad, tensor(1, 1))
+    with torch.no_grad():
+        assert torch.equal(project_subspace(x, A), project_subspace(x, A.detach()))
 
 
 def test_project_box_has_gradients_for_its_bounds() -> None:
@@ -1145,27 +1165,31 @@ def test_radius_and_total_are_one_unless_told_otherwise() -> None:
     assert torch.equal(project_simplex(x), project_simplex(x, 1.0))
 
 
+def test_project_ball_has_no_second_derivative_inside_and_one_at_its_centre_too() -> None:
+    for x in (tensor(0, 0), tensor(0, 0.5)):
+        assert torch.equal(
+            torch.autograd.functional.hessian(lambda x: project_ball(x).sum(), x), torch.zeros(2, 2).to(x)
+        )
+
+
 # What is refused
 
 
 @pytest.mark.parametrize(
     "project",
-    [project_ball, project_simplex, lambda x: project_box(x, 0, 1), lambda x: project_subspace(x, torch.ones(2, 1))],
+    [project_ball, project_simplex, lambda x: project_box(x, 0, 1), lambda x: project_subspace(x, [[1], [1]])],
     ids=["ball", "simplex", "box", "subspace"],
 )
-@pytest.mark.parametrize(
-    ("x", "got"),
-    [
-        ([1.0, 2.0], "list"),
-        (1.0, "float"),
-        (torch.tensor([1, 2]), "torch.int64"),
-        (torch.ones(2).cfloat(), "complex64"),
-    ],
-    ids=["list", "float", "ints", "complex"],
-)
-def test_projections_want_floating_point_tensors(project: Function, x: object, got: str) -> None:
-    with pytest.raises(TypeError, match=f"x: expected a floating-point tensor, got .*{got}"):
-        project(x)
+def test_projections_take_numbers_of_any_kind(project: Function) -> None:
+    expected = project(torch.tensor([1.0, 2.0]))
+    for x in ([1, 2], (1.0, 2.0), torch.tensor([1, 2]), np.array([1, 2]), np.array([1, 2], np.float32)):
+        assert torch.equal(project(x), expected)
+    assert project(np.array([1.0, 2.0])).dtype == F64
+    for x, got in ((torch.ones(2).cfloat(), "torch.complex64"), (torch.ones(2) > 0, "torch.bool")):
+        with pytest.raises(TypeError, match=f"^x: expected real numbers, got {got}$"):
+            project(x)
+    with pytest.raises(TypeError, match="^x: expected numbers, got '12'$"):
+        project("12")
 
 
 @pytest.mark.parametrize(
@@ -1182,12 +1206,12 @@ def test_projections_want_vectors(project: Function, x: Tensor, shape: str) -> N
 @pytest.mark.parametrize(("project", "name"), [(project_ball, "radius"), (project_simplex, "total")])
 @pytest.mark.parametrize("value", [0, -1.0, INF, -INF, NAN], ids=str)
 def test_radius_and_total_are_positive_and_finite(project: Callable[..., Tensor], name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name}: expected a positive, finite number, got {value}"):
+    with pytest.raises(ValueError, match=re.escape(f"{name}: expected a number in (0, inf), got {value}")):
         project(torch.ones(2), value)
 
 
 @pytest.mark.parametrize(("project", "name"), [(project_ball, "radius"), (project_simplex, "total")])
-@pytest.mark.parametrize("value", [True, "1", None, torch.tensor(1.0)], ids=str)
+@pytest.mark.parametrize("value", [True, "1", None, torch.ones(2)], ids=str)
 def test_radius_and_total_are_numbers(project: Callable[..., Tensor], name: str, value: object) -> None:
     with pytest.raises(TypeError, match=re.escape(f"{name}: expected a number, got {value!r}")):
         project(torch.ones(2), value)
@@ -1202,11 +1226,11 @@ def test_the_bounds_of_a_box_are_in_order(low: float | Tensor, high: float | Ten
 @pytest.mark.parametrize("bound", ["low", "high"])
 def test_the_bounds_of_a_box_are_numbers_or_tensors_like_x(bound: str) -> None:
     bounds = dict(low=-1.0, high=1.0)
-    for value in (True, "1", None, [1.0, 1.0]):
-        with pytest.raises(TypeError, match=f"{bound}: expected a number, got "):
+    for value in (True, "1", None):
+        with pytest.raises(TypeError, match=f"{bound}: expected numbers, got "):
             project_box(torch.ones(3, 2), **bounds | {bound: value})
-    with pytest.raises(TypeError, match=f"{bound}: expected a floating-point tensor, got torch.int64"):
-        project_box(torch.ones(3, 2), **bounds | {bound: torch.tensor([1, 1])})
+    for value in ([1, 1], torch.tensor([1, 1]), np.ones(2, np.float32)):
+        assert project_box(torch.ones(3, 2), **bounds | {bound: value}).dtype == torch.float32
     with pytest.raises(TypeError, match=f"{bound}: expected torch.float32, got torch.float64"):
         project_box(torch.ones(3, 2), **bounds | {bound: tensor(1, 1)})
     for shape in ((3,), (3, 1, 2), (1, 3, 2), (2, 2), (0,)):
@@ -1225,8 +1249,8 @@ def test_a_subspace_has_a_finite_matrix_of_matching_shape() -> None:
             project_subspace(x, torch.tensor([[1.0], [value], [0.0]]))
     with pytest.raises(TypeError, match="A: expected torch.float32, got torch.float64"):
         project_subspace(x, torch.ones(3, 1, dtype=F64))
-    with pytest.raises(TypeError, match="A: expected a floating-point tensor, got list"):
-        project_subspace(x, [[1.0]] * 3)
+    with pytest.raises(ValueError, match="A: expected rows of one length, got "):
+        project_subspace(x, [[1.0], [1.0], []])
 
 
 def test_jensen_gap_wants_points_and_weights_that_match() -> None:
@@ -1237,10 +1261,9 @@ def test_jensen_gap_wants_points_and_weights_that_match() -> None:
     for weights in (torch.tensor(1.0), torch.ones(3), torch.ones(2, 1)):
         with pytest.raises(ValueError, match=r"weights: expected shape \(2,\), got \("):
             jensen_gap(torch.sum, tensor(1, 2), weights.to(F64))
-    with pytest.raises(TypeError, match="points: expected a floating-point tensor, got torch.int64"):
-        jensen_gap(torch.sum, torch.tensor([1, 2]), half)
-    with pytest.raises(TypeError, match="weights: expected a floating-point tensor, got list"):
-        jensen_gap(torch.sum, tensor(1, 2), [0.5, 0.5])
+    with pytest.raises(TypeError, match="points: expected real numbers, got torch.complex64"):
+        jensen_gap(torch.sum, torch.tensor([1j, 2]), half)
+    assert jensen_gap(torch.square, np.array([-1.0, 3.0]), [0.5, 0.5]) == 4
     with pytest.raises(TypeError, match="weights: expected torch.float64, got torch.float32"):
         jensen_gap(torch.sum, tensor(1, 2), half.float())
 
@@ -1248,7 +1271,7 @@ def test_jensen_gap_wants_points_and_weights_that_match() -> None:
 def test_jensen_gap_wants_weights_that_are_not_negative_and_of_sum_1() -> None:
     with pytest.raises(ValueError, match="weights: expected none below 0, got -0.5"):
         jensen_gap(torch.sum, tensor(1, 2), tensor(-0.5, 1.5))
-    for total in (0.5, 1 + 1e-14, 1 - 1e-14, 2.0, NAN, INF):
+    for total in (0.5, 1 + 1e-14, 1 - 1e-14, 2.0, INF):
         with pytest.raises(ValueError, match=f"weights: expected a sum of 1, got {total}"):
             jensen_gap(torch.sum, tensor(1, 2), tensor(total / 2, total / 2))
 
@@ -1267,6 +1290,8 @@ def test_jensen_gap_takes_weights_whose_sum_is_rounded(g: Generator, k: int, dty
 
 
 def test_jensen_gap_wants_a_function_with_a_scalar_as_value() -> None:
+    with pytest.raises(TypeError, match="^f: expected torch.float32, got torch.int64$"):
+        jensen_gap(lambda x: (x > 0).sum(), torch.ones(2, 3), [0.5, 0.5])
     with pytest.raises(ValueError, match=r"f: expected a scalar as value, got shape \(3,\)"):
         jensen_gap(torch.square, torch.ones(2, 3), torch.tensor([0.5, 0.5]))
 
@@ -1294,9 +1319,18 @@ def test_penalised_and_lagrangian_want_tensors_as_values() -> None:
 def test_constraints_are_a_sequence_of_functions(make: Callable[..., object]) -> None:
     with pytest.raises(TypeError, match="f: expected a function, got 3"):
         make(3, [])
-    for constraints in (torch.sum, [torch.sum, 3], (c for c in [torch.sum]), None):
+    for constraints in (torch.sum, (c for c in [torch.sum]), None, "c"):
         with pytest.raises(TypeError, match="constraints: expected a sequence of functions, got "):
             make(torch.sum, constraints)
+    with pytest.raises(TypeError, match="constraints: expected a function, got 3"):
+        make(torch.sum, [torch.sum, 3])
+
+
+def test_a_constraint_has_values_of_f_s_shape() -> None:
+    # Those of another shape would broadcast, and what is minimised would no longer be a number.
+    for make in (lambda c: penalised(torch.sum, [c], 1.0)([1, 2]), lambda c: lagrangian(torch.sum, [c])([1, 2], [1])):
+        with pytest.raises(ValueError, match=r"^constraints: expected values of f's shape \(\), got \(2,\)$"):
+            make(torch.square)
 
 
 def test_penalised_and_lagrangian_keep_the_constraints_that_they_were_given() -> None:
@@ -1308,11 +1342,11 @@ def test_penalised_and_lagrangian_keep_the_constraints_that_they_were_given() ->
 
 
 def test_penalised_wants_a_weight_that_is_a_number_and_not_negative() -> None:
-    for weight in (True, "1", None, torch.tensor(1.0)):
+    for weight in (True, "1", None, torch.ones(1)):
         with pytest.raises(TypeError, match="weight: expected a number, got "):
             penalised(torch.sum, [], weight)
     for weight in (-1e-300, -1, INF, NAN):
-        with pytest.raises(ValueError, match=f"weight: expected a finite number of at least 0, got {weight}"):
+        with pytest.raises(ValueError, match=re.escape(f"weight: expected a number in [0, inf), got {weight}")):
             penalised(torch.sum, [], weight)
 
 
@@ -1321,7 +1355,6 @@ def test_lagrangian_wants_one_multiplier_a_constraint() -> None:
     for alpha in (torch.ones(1), torch.ones(3), torch.ones(2, 1), torch.tensor(1.0)):
         with pytest.raises(ValueError, match=r"alpha: expected shape \(2,\), got \("):
             L(torch.ones(2), alpha)
-    with pytest.raises(TypeError, match="alpha: expected a floating-point tensor, got list"):
-        L(torch.ones(2), [1.0, 1.0])
-    with pytest.raises(TypeError, match="alpha: expected a floating-point tensor, got torch.int64"):
-        L(torch.ones(2), torch.tensor([1, 1]))
+    with pytest.raises(TypeError, match="alpha: expected torch.float32, got torch.float64"):
+        L(torch.ones(2), tensor(1, 1))
+    assert L([1, 2], [3, 4]) == L(torch.tensor([1.0, 2.0]), torch.tensor([3, 4])) == 3 + 3 * 3 + 4 * 2

@@ -211,6 +211,19 @@ def test_warmups_may_follow_each_other() -> None:
     assert first(warmup(warmup(constant(1.0), 1), 1), 4) == [0.25, 0.5, 1, 1]
 
 
+@pytest.mark.parametrize("number", [np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=repr)
+def test_numbers_and_boundaries_may_be_arrays(number: np.float32 | np.ndarray | torch.Tensor) -> None:
+    for made, same in (
+        (constant(number), constant(0.5)),
+        (piecewise(number, torch.tensor([1, 5]), number), piecewise(0.5, [1, 5], 0.5)),
+        (exponential(number, number), exponential(0.5, 0.5)),
+        (polynomial(number, number, number), polynomial(0.5, 0.5, 0.5)),
+        (cosine(number, np.int8(7)), cosine(0.5, 7)),
+        (warmup(lambda step: number, np.array(3)), warmup(constant(0.5), 3)),
+    ):
+        assert [made(step) for step in (np.int64(0), np.array(6), torch.tensor(2))] == [same(0), same(6), same(2)]
+
+
 def test_boundaries_are_kept_as_they_were() -> None:
     boundaries = [2]
     schedule = piecewise(1.0, boundaries, 0.5)
@@ -253,7 +266,7 @@ def test_a_rate_of_zero_is_refused_where_it_is_used(schedule: Schedule) -> None:
         lambda: train(nn.Linear(2, 2), TensorDataset(X, y), lr=schedule, batch_size=1),
         lambda: gradient_descent(lambda x: x**2, 1.0, schedule, 3),
     ):
-        with pytest.raises(ValueError, match=r"^lr: expected a positive number, got 0.0$"):
+        with pytest.raises(ValueError, match="^lr: expected a .*, got 0.0$"):
             run()
 
 
@@ -268,8 +281,8 @@ def test_a_rate_of_zero_is_refused_where_it_is_used(schedule: Schedule) -> None:
         (1.0, TypeError, "an int, got 1.0"),
         (True, TypeError, "an int, got True"),
         (None, TypeError, "an int, got None"),
-        (np.int64(1), TypeError, r"an int, got (np\.int64\(1\)|1)"),
-        (torch.tensor(1), TypeError, r"an int, got tensor\(1\)"),
+        (np.float64(1), TypeError, "an int, got 1.0"),
+        (torch.tensor([1]), TypeError, r"an int, got tensor\(\[1\]\)"),
     ],
     ids=repr,
 )
@@ -281,14 +294,15 @@ def test_refuses_what_is_no_step(schedule: Schedule, step: object, error: type[E
 bad_rates = pytest.mark.parametrize(
     ("lr", "error", "message"),
     [
-        (0, ValueError, "a positive number, got 0"),
-        (-0.1, ValueError, "a positive number, got -0.1"),
-        (math.inf, ValueError, "a positive number, got inf"),
-        (math.nan, ValueError, "a positive number, got nan"),
+        (0, ValueError, r"a number in \(0, inf\), got 0"),
+        (-0.1, ValueError, r"a number in \(0, inf\), got -0.1"),
+        (math.inf, ValueError, r"a number in \(0, inf\), got inf"),
+        (math.nan, ValueError, r"a number in \(0, inf\), got nan"),
         ("0.1", TypeError, "a number, got '0.1'"),
         (True, TypeError, "a number, got True"),
         (None, TypeError, "a number, got None"),
-        (torch.tensor(0.1), TypeError, r"a number, got tensor\(0.1000\)"),
+        (torch.ones(1), TypeError, r"a number, got tensor\(\[1.\]\)"),
+        (torch.tensor(0.1, requires_grad=True), TypeError, r"plain numbers, .*; use lr.detach\(\)"),
     ],
     ids=repr,
 )
@@ -318,11 +332,11 @@ def test_refuses_a_rate(lr: object, error: type[Exception], message: str) -> Non
         ((1, 5, 3), ValueError, r"increasing steps, got \[1, 5, 3\]"),
         ([1, 2.0], TypeError, "an int, got 2.0"),
         ([True], TypeError, "an int, got True"),
-        ("12", TypeError, "an int, got '1'"),
+        ("12", TypeError, "a sequence of ints, got '12'"),
         (5, TypeError, "a sequence of ints, got 5"),
         ({1, 2}, TypeError, r"a sequence of ints, got \{1, 2\}"),
         (None, TypeError, "a sequence of ints, got None"),
-        (torch.tensor([1]), TypeError, r"a sequence of ints, got tensor\(\[1\]\)"),
+        (torch.ones(1), TypeError, "an int, got 1.0"),
     ],
     ids=repr,
 )

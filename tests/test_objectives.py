@@ -1,6 +1,8 @@
 """The test functions are their formulas, and what is said of their curvature and minima holds all over the domain."""
 
+import copy
 import math
+import pickle
 import re
 from collections.abc import Callable
 from functools import cache
@@ -258,15 +260,23 @@ def test_the_value_has_the_type_of_x(f: Objective, dtype: torch.dtype) -> None:
 
 
 @named
-def test_refuses_what_is_no_floating_point_tensor(f: Objective) -> None:
-    for x, came in [
-        (1.0, "float"),
-        ([1.0, 2.0], "list"),
-        (np.ones(2), "ndarray"),
-        (torch.ones(2).int(), "torch.int32"),
-    ]:
-        with pytest.raises(TypeError, match=f"^x: expected a floating-point tensor, got {came}$"):
-            f(x)
+def test_takes_numbers_of_any_kind_and_nothing_else(f: Objective) -> None:
+    point = [1.25, -2.0] if f.dim > 1 else 1.25
+    x = torch.tensor(point)
+    for same in (point, np.array(point, np.float32), x.half()):
+        torch.testing.assert_close(f(same).float(), f(x), rtol=1e-2, atol=0)
+    assert f(np.array(point)).dtype == torch.float64
+    assert f(x.int()) == f(x.int().tolist()) == f(x.trunc())
+    for bad, message in [("12", "numbers, got '12'"), (torch.ones(2) > 0, "real numbers, got torch.bool")]:
+        with pytest.raises(TypeError, match=f"^x: expected {message}$"):
+            f(bad)
+
+
+@kinds
+def test_pickles_and_copies(f: Objective) -> None:
+    x = points(f, 0)
+    for other in (pickle.loads(pickle.dumps(f)), copy.deepcopy(f)):
+        assert other(x) == f(x) and other.curvature == f.curvature
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3,), (1, 2), (5, 2)])
@@ -287,7 +297,8 @@ numbers = st.floats(-1e3, 1e3) | st.integers(-1000, 1000)
 
 
 @given(eigenvalues=st.lists(numbers, min_size=2, max_size=5), angle=angles, seed=seeds)
-@settings(deadline=None)
+@example(eigenvalues=[0.0, 5e-324], angle=0.0, seed=0)
+@settings(deadline=None, max_examples=30)
 def test_a_quadratic_is_a_sum_of_squares_along_turned_axes(eigenvalues: list[float], angle: float, seed: int) -> None:
     f = quadratic(eigenvalues, angle)
     x = points(f, seed)
@@ -299,11 +310,12 @@ def test_a_quadratic_is_a_sum_of_squares_along_turned_axes(eigenvalues: list[flo
     assert f.dim == len(eigenvalues)
     assert f.domain == ((-10, 10),) * f.dim
     assert f.curvature == (min(eigenvalues), max(eigenvalues))
-    assert curvature(f, x) == pytest.approx(f.curvature, rel=0, abs=1e-13 * max(map(abs, eigenvalues)))
+    # The last bits of subnormal numbers are lost when they are halved or turned.
+    assert curvature(f, x) == pytest.approx(f.curvature, rel=0, abs=max(1e-13 * max(map(abs, eigenvalues)), 1e-320))
 
 
 @given(lam=numbers, x=st.floats(-10, 10))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 def test_a_quadratic_of_one_number_is_a_parabola(lam: float, x: float) -> None:
     f = quadratic([lam])
     assert f.dim == 1
@@ -347,6 +359,7 @@ def test_the_name_of_a_quadratic_has_its_eigenvalues() -> None:
         ({1.0}, "eigenvalues: expected a sequence of numbers, got {1.0}"),
         ([1, "2"], "eigenvalues: expected a number, got '2'"),
         ([1, True], "eigenvalues: expected a number, got True"),
+        (np.ones((1, 2)), r"eigenvalues: expected a sequence of numbers, got array\(\[\[1., 1.\]\]\)"),
     ],
 )
 def test_refuses_eigenvalues_of_a_wrong_type(eigenvalues: object, message: str) -> None:
@@ -373,7 +386,7 @@ def test_refuses_eigenvalues_and_angles_out_of_range() -> None:
 
 
 @given(dim=st.integers(2, 8), seed=seeds)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 def test_log_sum_exp_is_scipy_s_and_within_its_bounds(dim: int, seed: int) -> None:
     f = log_sum_exp(dim)
     assert (f.dim, f.domain, f.curvature, f.minima) == (dim, ((-5, 5),) * dim, (0, 0.5), ())
@@ -382,9 +395,10 @@ def test_log_sum_exp_is_scipy_s_and_within_its_bounds(dim: int, seed: int) -> No
     assert_close(f(x), logsumexp(x.numpy()))
     assert_close(grad(f)(x), p)
     least, largest = curvature(f, x)
-    assert least == pytest.approx(0, abs=1e-15)
-    assert largest == pytest.approx(np.linalg.eigvalsh(np.diag(p) - np.outer(p, p))[-1], rel=0, abs=1e-15)
-    assert largest <= 0.5 + 1e-15
+    rounding = 2e-15  # of eigenvalues up to ½, in up to eight dimensions
+    assert least == pytest.approx(0, abs=rounding)
+    assert largest == pytest.approx(np.linalg.eigvalsh(np.diag(p) - np.outer(p, p))[-1], rel=0, abs=rounding)
+    assert largest <= 0.5 + rounding
 
 
 @given(x=st.floats(-5, 5))
@@ -503,7 +517,9 @@ def test_softmax_regression_has_one_minimum_and_the_gradient_says_how_near(seed:
             options=dict(maxiter=30),
         ).x
         # Differences of f are below its rounding once the gradient is 1e-8: to come nearer, solve ∇f(x) = 0.
-        exact = root(lambda x: gradient(torch.tensor(x)).numpy(), near, jac=lambda x: H(torch.tensor(x)).numpy())
+        exact = root(
+            lambda x: gradient(torch.tensor(x)).numpy(), near, jac=lambda x: H(torch.tensor(x)).numpy(), tol=1e-13
+        )
         return torch.tensor(exact.x)
 
     least, same = minimum(x), minimum(torch.zeros_like(x))
@@ -531,16 +547,14 @@ def test_softmax_regression_refuses_sizes_of_a_wrong_type(name: str, value: obje
 
 def test_softmax_regression_refuses_numbers_out_of_range() -> None:
     assert softmax_regression(10_000, 1, 0).dim == 20
-    for num_images in (0, -1, 10_001):
-        with pytest.raises(ValueError, match=f"^num_images: expected 1 to 10000, got {num_images}$"):
+    for num_images, expected in ((0, "least 1"), (-1, "least 1"), (10_001, "most 10000")):
+        with pytest.raises(ValueError, match=f"^num_images: expected at {expected}, got {num_images}$"):
             softmax_regression(num_images)
     for size in (0, -7, 3, 56):
         with pytest.raises(ValueError, match=f"^size: expected a divisor of 28, got {size}$"):
             softmax_regression(size=size)
-    with pytest.raises(ValueError, match="^weight_decay: expected at least 0, got -0.1$"):
-        softmax_regression(weight_decay=-0.1)
-    for weight_decay in (math.inf, math.nan):
-        with pytest.raises(ValueError, match=f"^weight_decay: expected a finite number, got {weight_decay}$"):
+    for weight_decay in (-0.1, math.inf, math.nan):
+        with pytest.raises(ValueError, match=rf"^weight_decay: expected a number in \[0, inf\), got {weight_decay}$"):
             softmax_regression(weight_decay=weight_decay)
     for weight_decay in (True, "1", None):
         with pytest.raises(TypeError, match=f"^weight_decay: expected a number, got {weight_decay!r}$"):
@@ -576,9 +590,14 @@ def test_curvature_refuses_what_is_no_function_with_a_tensor_as_value() -> None:
 
 
 def test_curvature_refuses_what_is_no_point() -> None:
-    for x, came in [(1.0, "float"), (torch.tensor(1), "torch.int64")]:
-        with pytest.raises(TypeError, match=f"^x: expected a floating-point tensor, got {came}$"):
+    for x, message in [
+        ("1", "numbers, got '1'"),
+        (torch.tensor(1j), "real numbers, got torch.complex64"),
+        (torch.tensor(1.0, requires_grad=True), "plain numbers, which .*; use x.detach.*"),
+    ]:
+        with pytest.raises(TypeError, match=f"^x: expected {message}$"):
             curvature(square, x)
+    assert curvature(cube, 2) == curvature(cube, np.array(2)) == curvature(cube, torch.tensor(2.0).half()) == (12, 12)
     for shape, came in [((0,), r"\(0,\)"), ((2, 1), r"\(2, 1\)")]:
         with pytest.raises(ValueError, match=rf"^x: expected shape \(\) or \(d,\), got {came}$"):
             curvature(saddle, torch.zeros(shape))

@@ -241,7 +241,7 @@ def test_f_gets_the_point_and_one_batch_a_step() -> None:
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_returns_plain_tensors_and_leaves_the_start_alone(enabled: bool) -> None:
-    x0 = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    x0 = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=not enabled)
     weight = torch.tensor([2.0, 3.0], requires_grad=True)  # f may have parameters of its own
     with torch.set_grad_enabled(enabled):
         x = sgd(lambda x, i: (weight[i] * (x @ x)).mean(), x0, 0.01, 3, 2, momentum=0.5, weight_decay=0.1)
@@ -292,7 +292,8 @@ def test_noise_covariance_is_numpy_s(seed: int, n: int, d: int) -> None:
     expected = np.cov(f.gradients(x), rowvar=False, bias=True).reshape((d, d) if d else ())
     C = noise_covariance(f, x, n)
     assert C.shape == expected.shape and C.dtype == torch.float64
-    np.testing.assert_allclose(C, expected, rtol=1e-12, atol=1e-15)
+    # Off the diagonal, what is summed may cancel.
+    np.testing.assert_allclose(C, expected, rtol=1e-12, atol=1e-14 * (1 + np.abs(expected).max()))
 
 
 def test_noise_covariance_asks_for_single_examples() -> None:
@@ -312,9 +313,11 @@ def test_theorem_noise_falls_as_1_over_b(seed: int, n: int, b: int, d: int) -> N
     for drawn, factor in ((product(range(n), repeat=b), 1), (combinations(range(n), b), (n - b) / (n - 1))):
         e = torch.stack([gradient(f, x, batch) - full for batch in drawn])
         covariance = torch.tensordot(e, e, dims=([0], [0])) / len(e)
-        torch.testing.assert_close(covariance, factor * C / b, rtol=1e-11, atol=1e-15)
+        # Off the diagonal, what is summed may cancel.
+        rounding = 1e-14 * (1 + C.abs().max().item())
+        torch.testing.assert_close(covariance, factor * C / b, rtol=1e-11, atol=rounding)
         if d:
-            torch.testing.assert_close(e.square().sum(1).mean(), factor * C.trace() / b, rtol=1e-11, atol=1e-15)
+            torch.testing.assert_close(e.square().sum(1).mean(), factor * C.trace() / b, rtol=1e-11, atol=rounding)
 
 
 @pytest.mark.parametrize("b", [1, 3])
@@ -431,10 +434,11 @@ def scatter(f: object = lambda x, i: (x**2).sum(), x0: object = 1.0, num_example
     ("x0", "error", "message"),
     [
         (math.nan, ValueError, r"expected finite numbers, got nan"),
-        (torch.zeros(1, 2), ValueError, r"expected at most one dimension, got shape \(1, 2\)"),
+        (torch.zeros(1, 2), ValueError, r"expected shape \(\) or \(d,\), got \(1, 2\)"),
         ([], ValueError, r"expected at least one number, got \[\]"),
-        ("12", TypeError, r"expected a number, got '1'"),
-        (True, TypeError, r"expected a number, got True"),
+        ("12", TypeError, r"expected numbers, got '12'"),
+        (True, TypeError, r"expected numbers, got True"),
+        (torch.ones(2, requires_grad=True), TypeError, r"expected plain numbers, .*; use x0?.detach\(\)"),
         (torch.tensor(1j), TypeError, r"expected real numbers, got torch.complex64"),
     ],
     ids=repr,
@@ -481,8 +485,8 @@ def test_refuses_what_f_returns(f: object, options: dict, error: type[Exception]
 @pytest.mark.parametrize(
     ("lr", "error", "message"),
     [
-        (0, ValueError, "a positive number, got 0"),
-        (math.inf, ValueError, "a positive number, got inf"),
+        (0, ValueError, r"a number in \(0, inf\), got 0"),
+        (math.inf, ValueError, r"a number in \(0, inf\), got inf"),
         ("0.1", TypeError, "a number, got '0.1'"),
         (True, TypeError, "a number, got True"),
     ],
@@ -498,7 +502,7 @@ def test_refuses_a_rate(lr: object, error: type[Exception], message: str) -> Non
             call()
 
 
-integers = pytest.mark.parametrize("value", [2.0, True, None, "1", torch.tensor(1)], ids=repr)
+integers = pytest.mark.parametrize("value", [2.0, True, None, "1", torch.tensor([1])], ids=repr)
 
 
 @integers
@@ -516,6 +520,10 @@ def test_refuses_what_is_no_int(name: str, value: object) -> None:
 
 
 def test_refuses_a_size_out_of_range() -> None:
+    for seed, message in ((-(2**63) - 1, f"at least {-(2**63)}"), (2**64, f"at most {2**64 - 1}")):
+        with pytest.raises(ValueError, match=f"^seed: expected {message}, got {seed}$"):
+            batches(5, seed=seed)
+    first(1, 5, seed=-(2**63)), first(1, 5, seed=2**64 - 1)
     with pytest.raises(ValueError, match=r"^steps: expected at least 0, got -1$"):
         descend(steps=-1)
     for value in (0, -1):
