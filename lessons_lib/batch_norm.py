@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lessons_lib.checks import Array, as_bool, as_int, as_number, as_tensor, check_dtype, check_function
@@ -148,97 +149,98 @@ class BatchNorm(_BatchNorm):
             return normalised(*map(at_least_float32, (X, *state)), self.eps).to(X.dtype)
         # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
         # work in place on a Function's output that is a view.
-        inputs = map(at_least_float32, (X.reshape(*X.shape[:2], -1), self.weight, self.bias))
-        averages = self.running_mean, self.running_var, self.num_batches_tracked
-        # What records the operations derives the backward pass itself. torch.compile takes no Function with a `jvp`, and
-        # torch.jit.trace would move the averages twice.
-        is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        normalise = _Normalise.forward if is_recorded else _Normalise.apply
-        return normalise(*inputs, *averages, self.eps, self.momentum)[0].view(X.shape).to(X.dtype)
+        x = X.reshape(*X.shape[:2], -1)
+        normalise = _Normalise.apply if _only_backward_may_follow() else _normalise
+        y, mean, var, *_ = normalise(*map(at_least_float32, (x, self.weight, self.bias)), self.eps)
+        self.move_averages(mean, var, x.shape[0] * x.shape[2])
+        return y.view(X.shape).to(X.dtype)
+
+    def move_averages(self, mean: Tensor, var: Tensor, n: float | Tensor) -> None:
+        """Move the averages, if there are any, to a batch's mean and biased variance over n values a feature."""
+        if self.running_mean is not None:
+            move = _MoveInTransforms.apply if _is_transformed() else _move
+            averages = self.running_mean, self.running_var, self.num_batches_tracked
+            move(mean.detach(), var.detach(), n, *averages, self.momentum)
 
     def extra_repr(self) -> str:
         momentum = "cumulative" if self.momentum is None else f"{1 - self.momentum:g}"
         return f"{self.num_features}, num_dims={self.num_dims}, eps={self.eps}, momentum={momentum}"
 
 
-class _Normalise(torch.autograd.Function):
-    """`batch_norm` in training, with the backward pass that the lesson derives: fewer passes over the data.
+def _normalise(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """`batch_norm` in training, for x of shape (m, c, n): y, mean, variance, and what the backward pass needs."""
+    mean = mean_of(x)
+    centred = x - mean[:, None]
+    var = mean_of(centred.square())
+    rstd = torch.rsqrt(var + eps)
+    y = torch.addcmul(beta[:, None], centred, (gamma * rstd)[:, None])
+    return y, mean, var, centred, rstd
 
-    What backward needs, `centred` and `rstd`, are outputs too: so a second derivative finds its way through them.
+
+class _Normalise(torch.autograd.Function):
+    """The same with the backward pass that the lesson derives: fewer passes over the data.
+
+    What backward needs, `centred` and `rstd`, are outputs: so a second derivative finds its way through them.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(
-        x: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        num_batches_tracked: Tensor | None,
-        eps: float,
-        momentum: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        mean = _mean(x)
-        centred = x - mean[:, None]
-        var = _mean(centred.square())
-        rstd = torch.rsqrt(var + eps)
-        y = torch.addcmul(beta[:, None], centred, (gamma * rstd)[:, None])
-        move_averages(mean, var, x.shape[0] * x.shape[2], running_mean, running_var, num_batches_tracked, momentum)
-        return y, centred, rstd
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        saved = *output[1:], inputs[1]
-        ctx.save_for_backward(*saved)
-        ctx.save_for_forward(*saved)
+    def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, ...]:
+        y, mean, var, centred, rstd = _normalise(x, gamma, beta, eps)
+        ctx.save_for_backward(centred, rstd, gamma)
+        ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
+        return y, mean, var, centred, rstd
 
     @staticmethod
-    def backward(ctx, dy: Tensor | None, dcentred: Tensor | None, drstd: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx, dy: Tensor | None, _mean: None, _var: None, dcentred: Tensor | None, drstd: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
         centred, rstd, gamma = ctx.saved_tensors
         n = centred.shape[0] * centred.shape[2]
         dy = torch.zeros_like(centred) if dy is None else dy
-        mean_dy = _mean(dy)
-        mean_dy_x_hat = _mean(dy * centred) * rstd
+        mean_dy = mean_of(dy)
+        mean_dy_x_hat = mean_of(dy * centred) * rstd
         scale = gamma * rstd
         # dx = scale (dy - mean(dy) - x_hat mean(dy x_hat)), with x_hat = rstd centred
         dx = torch.addcmul((-scale * mean_dy)[:, None], centred, (-scale * rstd * mean_dy_x_hat)[:, None])
         dx.addcmul_(dy, scale[:, None])
         if dcentred is not None:  # these two only for a second derivative
-            dx = dx + dcentred - _mean(dcentred)[:, None]
+            dx = dx + dcentred - mean_of(dcentred)[:, None]
         if drstd is not None:
             dx = dx - (rstd**3 * drstd / n)[:, None] * centred
-        return dx, n * mean_dy_x_hat, n * mean_dy, None, None, None, None, None
+        return dx, n * mean_dy_x_hat, n * mean_dy, None
 
-    @staticmethod
-    def jvp(ctx, dx: Tensor | None, dgamma: Tensor | None, dbeta: Tensor | None, *_: None) -> tuple[Tensor, ...]:
-        centred, rstd, gamma = ctx.saved_tensors
-        dx, dgamma, dbeta = (0 * of if d is None else d for d, of in ((dx, centred), (dgamma, gamma), (dbeta, gamma)))
-        dcentred = dx - _mean(dx)[:, None]
-        drstd = -(rstd**3) * _mean(centred * dcentred)
-        dscale = dgamma * rstd + gamma * drstd
-        return dbeta[:, None] + dscale[:, None] * centred + (gamma * rstd)[:, None] * dcentred, dcentred, drstd
+
+def _only_backward_may_follow() -> bool:
+    """Whether nobody else than autograd's backward pass looks at what is computed now.
+
+    Compilers and torch.func differentiate the formula by themselves. Forward mode must: PyTorch 2.13 loses a term where
+    it meets a Function's own rule twice.
+    """
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not (recorded or _is_transformed() or forward_ad._current_level >= 0)
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func differentiates, or maps over, what is computed now."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 @torch.no_grad()
-def move_averages(
+def _move(
     mean: Tensor,
     var: Tensor,
     n: float | Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor,
     momentum: float | None,
 ) -> None:
-    """Move a layer's averages, in place, to a batch's mean and biased variance over n values a feature.
+    """Move the averages in place.
 
     Here `momentum` is PyTorch's, the weight of the NEW value; None, which PyTorch's `update_bn` sets for a while,
-    weighs all batches equally. A layer without averages has None of them.
+    weighs all batches equally.
     """
-    if running_mean is None:
-        return
     # The averages first: under vmap they are refused, and then nothing has moved.
     weight = 1 / (1 + int(num_batches_tracked)) if momentum is None else momentum
     running_mean.lerp_(mean.to(running_mean.dtype), weight)  # lerp_(b, w) is (1 - w) a + w b, in place
@@ -246,7 +248,22 @@ def move_averages(
     num_batches_tracked += 1
 
 
-def _mean(x: Tensor) -> Tensor:
+class _MoveInTransforms(torch.autograd.Function):
+    """`_move` where torch.func looks on: it lets nothing but a Function write to a layer's averages."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Tensor | float | None) -> Tensor:
+        _move(*args)
+        return torch.zeros(())
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+
+def mean_of(x: Tensor) -> Tensor:
     """Average (m, c, n) to (c,): the contiguous dimension first, which is several times faster than both at once."""
     return x.mean((0, 2)) if x.shape[2] == 1 else x.mean(2).mean(0)
 

@@ -95,21 +95,23 @@ def _recomputed(f: nn.Module, parts: Sequence[Tensor]) -> Tensor:
 
 
 class _KeepAverages:
-    """In this context batch normalisation moves its averages, and at its end they are as before.
+    """In this context batch normalisation moves copies of its averages.
 
     Computing a layer again would otherwise count each batch twice. A class, not a generator: the context is entered
     once for each backward pass through a retained graph.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
+        self.layers = list(module.modules())
 
     def __enter__(self) -> None:
-        self.kept = [buffer.clone() for buffer in self.module.buffers()]
+        self.kept = [layer._buffers for layer in self.layers]
+        for layer in self.layers:
+            layer._buffers = {name: None if value is None else value.clone() for name, value in layer._buffers.items()}
 
     def __exit__(self, *_: object) -> None:
-        for buffer, kept in zip(self.module.buffers(), self.kept, strict=True):
-            buffer.copy_(kept)
+        for layer, kept in zip(self.layers, self.kept, strict=True):
+            layer._buffers = kept
         del self.kept
 
 

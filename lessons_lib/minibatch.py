@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from lessons_lib.batch_norm import BatchNorm, at_least_float32, check_batch, move_averages, normalised
+from lessons_lib.batch_norm import BatchNorm, at_least_float32, check_batch, normalised
 from lessons_lib.training import join, place
 
 Result = TypeVar("Result")
@@ -159,8 +159,7 @@ class SyncBatchNorm(BatchNorm):
         n = _Sum.apply(rows.new_tensor(float(rows.shape[1])))
         mean = _Sum.apply(rows.sum(1)) / n
         var = _Sum.apply(((rows - mean[:, None]) ** 2).sum(1)) / n
-        averages = self.running_mean, self.running_var, self.num_batches_tracked
-        move_averages(mean, var, n, *averages, self.momentum)
+        self.move_averages(mean, var, n)
         return normalised(X, mean, var, self.weight, self.bias, self.eps).to(X.dtype)
 
 

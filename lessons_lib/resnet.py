@@ -14,6 +14,8 @@ from torch.fx import wrap
 
 from lessons_lib.checks import as_int, as_tuple, check_function
 
+wrap("check_images")  # torch.fx records a call of it, and does not look into it
+
 
 class Residual(nn.Module):
     """Two 3×3 convolutions and a shortcut around them: Y = relu(f(X) + shortcut(X)).
@@ -287,7 +289,6 @@ def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int =
     return [conv, nn.BatchNorm2d(out_channels)]
 
 
-@wrap  # torch.fx records a call of it, and does not look into it
 def check_images(X: Tensor, in_channels: int | None, weight: Tensor | None, smallest: int = 0) -> None:
     """Raise a TypeError or ValueError unless X has the shape (m, in_channels, h, w), and the weight's dtype and device.
 
