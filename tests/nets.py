@@ -67,9 +67,11 @@ def assert_travels(net: nn.Module, make: Callable[[], nn.Module], X: Tensor) -> 
     return copies
 
 
-def compiled(net: nn.Module) -> nn.Module:
+def compiled(net: nn.Module, **settings: bool) -> nn.Module:
     torch.compiler.reset()
-    return torch.compile(net, backend="eager")  # which records all, and translates nothing: that would take seconds
+    return torch.compile(
+        net, backend="eager", **settings
+    )  # which records all, and translates nothing: that would take seconds
 
 
 def assert_is_recorded(net: nn.Module, X: Tensor) -> None:
