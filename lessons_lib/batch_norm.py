@@ -8,16 +8,19 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lessons_lib.checks import Array, as_bool, as_int, as_number, as_tensor, check_dtype, check_function
 
 
 def batch_norm(
     is_training: bool,
-    X: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    moving_mean: Tensor,
-    moving_var: Tensor,
+    X: Array,
+    gamma: Array,
+    beta: Array,
+    moving_mean: Array,
+    moving_var: Array,
     eps: float = 1e-5,
     momentum: float = 0.9,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,8 +44,10 @@ def batch_norm(
 
     Raises:
         ValueError: X has neither 2 nor 4 dimensions, is empty, or has one value a feature in training; a parameter's
-            shape does not fit X; eps or momentum is out of range.
-        TypeError: X is not floating point, or a parameter's dtype is not X's.
+            shape or device does not fit X; eps or momentum is out of range.
+        TypeError: an argument is of the wrong kind, or a parameter's dtype is not X's.
+
+    Tensors, NumPy's arrays and lists all serve; the results are tensors.
 
     >>> X = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
     >>> one, zero = torch.ones(2), torch.zeros(2)
@@ -53,9 +58,12 @@ def batch_norm(
     >>> mean, var
     (tensor([0.2000, 2.0000]), tensor([ 1.1000, 20.9000]))
     """
-    check_input(is_training, X, dict(gamma=gamma, beta=beta, moving_mean=moving_mean, moving_var=moving_var))
-    _check_settings(eps, momentum)
-    per_feature = (1, -1) + (1,) * (X.dim() - 2)  # so that one number a feature lines up with X
+    is_training, X = as_bool("is_training", is_training), as_tensor("X", X)
+    state = dict(gamma=gamma, beta=beta, moving_mean=moving_mean, moving_var=moving_var)
+    state = {name: as_tensor(name, value, X.dtype) for name, value in state.items()}
+    eps, momentum = as_number("eps", eps, "(0, inf)"), as_number("momentum", momentum, "[0, 1]")
+    check_batch(is_training, X, state)
+    gamma, beta, moving_mean, moving_var = state.values()
     if is_training:
         rows = X.transpose(0, 1).flatten(1)  # one row a feature: (d, m) or (c, m·h·w)
         n = rows.shape[1]
@@ -66,28 +74,34 @@ def batch_norm(
             moving_var = momentum * moving_var + (1 - momentum) * var * (n / (n - 1))
     else:
         mean, var = moving_mean, moving_var
+    return normalised(X, mean, var, gamma, beta, eps), moving_mean, moving_var
+
+
+def normalised(X: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """X with mean 0 and variance 1, or nearly so, for each feature; then scaled by gamma and shifted by beta."""
+    per_feature = (1, -1) + (1,) * (X.dim() - 2)  # so that one number a feature lines up with X
     X_hat = (X - mean.view(per_feature)) / torch.sqrt(var.view(per_feature) + eps)
-    Y = gamma.view(per_feature) * X_hat + beta.view(per_feature)
-    return Y, moving_mean, moving_var
+    return gamma.view(per_feature) * X_hat + beta.view(per_feature)
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(_BatchNorm):
     """Batch normalisation as a layer, with gamma and beta to learn and moving averages to predict with.
 
     In train mode it normalises with the batch's statistics and moves its averages; in eval mode it uses the averages.
     X of float16 or bfloat16 is computed in float32, whether the state is in float32 or like X, as in PyTorch's own.
-    Parameters and buffers carry PyTorch's names (`weight` is gamma, `bias` is beta), so that a `state_dict` goes to
-    `nn.BatchNorm1d` or `nn.BatchNorm2d` and back.
+    It has the base class of PyTorch's layers, so that PyTorch's tools treat it as one of them: a `state_dict` goes to
+    `nn.BatchNorm1d` or `nn.BatchNorm2d` and back (`weight` is gamma, `bias` is beta), `update_bn` averages anew.
 
     Args:
         num_features: d of an input (m, d), or c of an input (m, c, h, w).
         num_dims: 2 for an input (m, d), 4 for an input (m, c, h, w).
         eps: keeps the root away from zero. Positive.
         momentum: the weight of the OLD average, in [0, 1]; PyTorch's is the weight of the new value, 1 - momentum.
+            The attribute `layer.momentum`, which PyTorch's tools read and set, is PyTorch's: 0.9 here is 0.1 there.
 
     Raises:
         ValueError: an argument or an input is out of range or of the wrong shape; see `batch_norm`.
-        TypeError: num_features is not an int; an input is not floating point.
+        TypeError: an argument is of the wrong kind; an input is not a tensor or its dtype is not the layer's.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
 
@@ -100,97 +114,170 @@ class BatchNorm(nn.Module):
     """
 
     def __init__(self, num_features: int, num_dims: int, eps: float = 1e-5, momentum: float = 0.9) -> None:
-        super().__init__()
-        if isinstance(num_features, bool) or not isinstance(num_features, int):
-            raise TypeError(f"num_features: expected an int, got {num_features!r}")
-        if num_features < 1:
-            raise ValueError(f"num_features: expected at least 1, got {num_features}")
+        num_features, num_dims = as_int("num_features", num_features, 1), as_int("num_dims", num_dims)
         if num_dims not in (2, 4):
             raise ValueError(f"num_dims: expected 2 for (m, d) or 4 for (m, c, h, w), got {num_dims!r}")
-        _check_settings(eps, momentum)
-        self.num_features, self.num_dims, self.eps, self.momentum = num_features, num_dims, eps, momentum
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
-        self.register_buffer("num_batches_tracked", torch.tensor(0))
+        eps, momentum = as_number("eps", eps, "(0, inf)"), as_number("momentum", momentum, "[0, 1]")
+        super().__init__(num_features, eps, 1 - momentum)
+        self.num_dims = num_dims
 
     def state(self, X: Tensor) -> dict[str, Tensor]:
-        """What `batch_norm` takes besides X; a ValueError if X has not the layer's dimensions and features."""
+        """What `batch_norm` takes besides X; an error that names X if it does not fit the layer."""
         if X.dim() != self.num_dims:
             raise ValueError(f"X: expected {self.num_dims} dimensions, got shape {tuple(X.shape)}")
         if X.shape[1] != self.num_features:
             raise ValueError(f"X: expected {self.num_features} features, got shape {tuple(X.shape)}")
-        return dict(gamma=self.weight, beta=self.bias, moving_mean=self.running_mean, moving_var=self.running_var)
+        if X.device != self.weight.device:
+            raise ValueError(f"X: expected the layer's device {self.weight.device}, got {X.device}")
+        check_dtype("X", X, self.weight.dtype)
+        state = dict(gamma=self.weight, beta=self.bias)
+        if self.running_mean is not None:
+            state |= dict(moving_mean=self.running_mean, moving_var=self.running_var)
+        return state
 
     def forward(self, X: Tensor) -> Tensor:
+        if not isinstance(X, Tensor):
+            raise TypeError(f"X: expected a tensor, got {type(X).__name__}")
         if X.dtype in (torch.float16, torch.bfloat16) and self.weight.dtype == torch.float32:
             return self.forward(X.float()).to(X.dtype)
         state = self.state(X)
-        check_input(self.training, X, state)
-        if not self.training:
-            state = {name: widened(value) for name, value in state.items()}
-            return batch_norm(False, widened(X), **state, eps=self.eps)[0].to(X.dtype)
+        # Without averages, as torch.func.replace_all_batch_norm_modules_ leaves it, each batch is normalised by itself.
+        is_training = self.training or self.running_mean is None
+        check_batch(is_training, X, state)
+        if not is_training:
+            state = self.running_mean, self.running_var, self.weight, self.bias
+            return normalised(*map(at_least_float32, (X, *state)), self.eps).to(X.dtype)
         # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
         # work in place on a Function's output that is a view.
         x = X.reshape(*X.shape[:2], -1)
-        y, mean, var = _BatchNorm.apply(*map(widened, (x, self.weight, self.bias)), self.eps)
-        n = X.numel() // self.num_features
-        with torch.no_grad():  # lerp_(b, w) is (1 - w) a + w b, in place
-            self.running_mean.lerp_(mean.to(X.dtype), 1 - self.momentum)
-            self.running_var.lerp_((var * (n / (n - 1))).to(X.dtype), 1 - self.momentum)
-            self.num_batches_tracked += 1
+        normalise = _Normalise.apply if _only_backward_may_follow() else _normalise
+        y, mean, var, *_ = normalise(*map(at_least_float32, (x, self.weight, self.bias)), self.eps)
+        self.move_averages(mean, var, x.shape[0] * x.shape[2])
         return y.view(X.shape).to(X.dtype)
 
+    def move_averages(self, mean: Tensor, var: Tensor, n: float | Tensor) -> None:
+        """Move the averages, if there are any, to a batch's mean and biased variance over n values a feature."""
+        if self.running_mean is not None:
+            move = _MoveInTransforms.apply if _is_transformed() else _move
+            averages = self.running_mean, self.running_var, self.num_batches_tracked
+            move(mean.detach(), var.detach(), n, *averages, self.momentum)
+
     def extra_repr(self) -> str:
-        return f"{self.num_features}, num_dims={self.num_dims}, eps={self.eps}, momentum={self.momentum}"
+        momentum = "cumulative" if self.momentum is None else f"{1 - self.momentum:g}"
+        return f"{self.num_features}, num_dims={self.num_dims}, eps={self.eps}, momentum={momentum}"
 
 
-class _BatchNorm(torch.autograd.Function):
-    """`batch_norm` in training, with the backward pass that the lesson derives: fewer passes over the data."""
+def _normalise(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """`batch_norm` in training, for x of shape (m, c, n): y, mean, variance, and what the backward pass needs."""
+    mean = mean_of(x)
+    centred = x - mean[:, None]
+    var = mean_of(centred.square())
+    rstd = torch.rsqrt(var + eps)
+    y = torch.addcmul(beta[:, None], centred, (gamma * rstd)[:, None])
+    return y, mean, var, centred, rstd
+
+
+class _Normalise(torch.autograd.Function):
+    """The same with the backward pass that the lesson derives: fewer passes over the data.
+
+    What backward needs, `centred` and `rstd`, are outputs: so a second derivative finds its way through them.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        mean = _mean(x)
-        centred = x - mean[:, None]
-        var = _mean(centred.square())
-        rstd = torch.rsqrt(var + eps)
-        y = torch.addcmul(beta[:, None], centred, (gamma * rstd)[:, None])
-        ctx.save_for_backward(centred, gamma, rstd)
+    def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, ...]:
+        y, mean, var, centred, rstd = _normalise(x, gamma, beta, eps)
+        ctx.save_for_backward(centred, rstd, gamma)
         ctx.mark_non_differentiable(mean, var)
-        return y, mean, var
+        ctx.set_materialize_grads(False)
+        return y, mean, var, centred, rstd
 
     @staticmethod
-    @once_differentiable  # the saved `centred` is not a graph: a second derivative must fail, not lie
-    def backward(ctx, dy: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor, None]:
-        centred, gamma, rstd = ctx.saved_tensors
+    def backward(
+        ctx, dy: Tensor | None, _mean: None, _var: None, dcentred: Tensor | None, drstd: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
+        centred, rstd, gamma = ctx.saved_tensors
         n = centred.shape[0] * centred.shape[2]
-        mean_dy = _mean(dy)
-        mean_dy_x_hat = _mean(dy * centred) * rstd
+        dy = torch.zeros_like(centred) if dy is None else dy
+        mean_dy = mean_of(dy)
+        mean_dy_x_hat = mean_of(dy * centred) * rstd
         scale = gamma * rstd
         # dx = scale (dy - mean(dy) - x_hat mean(dy x_hat)), with x_hat = rstd centred
         dx = torch.addcmul((-scale * mean_dy)[:, None], centred, (-scale * rstd * mean_dy_x_hat)[:, None])
         dx.addcmul_(dy, scale[:, None])
+        if dcentred is not None:  # these two only for a second derivative
+            dx = dx + dcentred - mean_of(dcentred)[:, None]
+        if drstd is not None:
+            dx = dx - (rstd**3 * drstd / n)[:, None] * centred
         return dx, n * mean_dy_x_hat, n * mean_dy, None
 
 
-def _mean(x: Tensor) -> Tensor:
+def _only_backward_may_follow() -> bool:
+    """Whether nobody else than autograd's backward pass looks at what is computed now.
+
+    Compilers and torch.func differentiate the formula by themselves. Forward mode must: PyTorch 2.13 loses a term where
+    it meets a Function's own rule twice.
+    """
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not (recorded or _is_transformed() or forward_ad._current_level >= 0)
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func differentiates, or maps over, what is computed now."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+@torch.no_grad()
+def _move(
+    mean: Tensor,
+    var: Tensor,
+    n: float | Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor,
+    momentum: float | None,
+) -> None:
+    """Move the averages in place.
+
+    Here `momentum` is PyTorch's, the weight of the NEW value; None, which PyTorch's `update_bn` sets for a while,
+    weighs all batches equally.
+    """
+    # The averages first: under vmap they are refused, and then nothing has moved.
+    weight = 1 / (1 + int(num_batches_tracked)) if momentum is None else momentum
+    running_mean.lerp_(mean.to(running_mean.dtype), weight)  # lerp_(b, w) is (1 - w) a + w b, in place
+    running_var.lerp_((var * (n / (n - 1))).to(running_var.dtype), weight)
+    num_batches_tracked += 1
+
+
+class _MoveInTransforms(torch.autograd.Function):
+    """`_move` where torch.func looks on: it lets nothing but a Function write to a layer's averages."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Tensor | float | None) -> Tensor:
+        _move(*args)
+        return torch.zeros(())
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+
+def mean_of(x: Tensor) -> Tensor:
     """Average (m, c, n) to (c,): the contiguous dimension first, which is several times faster than both at once."""
-    return x.mean(2).mean(0)
+    return x.mean((0, 2)) if x.shape[2] == 1 else x.mean(2).mean(0)
 
 
-def widened(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """In float32 if x has half of it: a sum over a batch needs more digits than its terms have, and more room."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def check_input(is_training: bool, X: Tensor, state: dict[str, Tensor]) -> None:
+def check_batch(is_training: bool, X: Tensor, state: dict[str, Tensor]) -> None:
     """Raise an error that names the argument, unless X is a batch and each tensor of `state` has a number a feature."""
     shape = tuple(X.shape)
     if X.dim() not in (2, 4):
         raise ValueError(f"X: expected shape (m, d) or (m, c, h, w), got {shape}")
-    if not X.is_floating_point():
-        raise TypeError(f"X: expected floating point, got {X.dtype}")
     if X.numel() == 0:
         raise ValueError(f"X: expected at least one value, got shape {shape}")
     if is_training and X.numel() == X.shape[1]:
@@ -200,13 +287,8 @@ def check_input(is_training: bool, X: Tensor, state: dict[str, Tensor]) -> None:
             raise ValueError(f"{name}: expected shape ({shape[1]},) to fit X {shape}, got {tuple(value.shape)}")
         if value.dtype != X.dtype:
             raise TypeError(f"{name}: expected X's dtype {X.dtype}, got {value.dtype}")
-
-
-def _check_settings(eps: float, momentum: float) -> None:
-    if not eps > 0:
-        raise ValueError(f"eps: expected a positive number, got {eps}")
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum: expected a number in [0, 1], got {momentum}")
+        if value.device != X.device:
+            raise ValueError(f"{name}: expected X's device {X.device}, got {value.device}")
 
 
 def lenet(
@@ -226,6 +308,10 @@ def lenet(
     >>> sum(p.numel() for p in lenet().parameters())
     44426
     """
+
+    if norm is not None:
+        check_function("norm", norm)
+    check_function("activation", activation)
 
     def normalised(layer: nn.Module, num_features: int, num_dims: int) -> list[nn.Module]:
         return [layer, *([norm(num_features, num_dims)] if norm else []), activation()]

@@ -10,9 +10,13 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.fx import wrap
 from torch.utils.checkpoint import checkpoint
 
-from lessons_lib.resnet import Convolutional, check_input, check_sizes
+from lessons_lib.checks import as_bool, as_int, as_tuple
+from lessons_lib.resnet import Convolutional, check_images
+
+wrap("check_images")  # torch.fx records a call of it, and does not look into it
 
 
 class DenseBlock(nn.Module):
@@ -31,8 +35,9 @@ class DenseBlock(nn.Module):
             gradients, running averages and the names in the `state_dict` stay the same.
 
     Raises:
-        TypeError: a size is not an int.
-        ValueError: a size is below 1; an input has not the shape (m, in_channels, h, w).
+        TypeError: a size is not an int, or bottleneck or lean not a bool; an input is not a tensor, or its dtype is not
+            the weights'.
+        ValueError: a size is below 1; an input has not the shape (m, in_channels, h, w), or is on another device.
 
     Source: Huang and others 2016, equation (2) and section 3; lean: Pleiss and others 2017, section 3.
 
@@ -44,8 +49,9 @@ class DenseBlock(nn.Module):
         self, num_layers: int, in_channels: int, growth_rate: int, *, bottleneck: bool = False, lean: bool = False
     ) -> None:
         super().__init__()
-        check_sizes(num_layers=num_layers, in_channels=in_channels, growth_rate=growth_rate)
-        self.in_channels, self.lean = in_channels, lean
+        num_layers, in_channels = as_int("num_layers", num_layers, 1), as_int("in_channels", in_channels, 1)
+        growth_rate, bottleneck = as_int("growth_rate", growth_rate, 1), as_bool("bottleneck", bottleneck)
+        self.in_channels, self.lean = in_channels, as_bool("lean", lean)
         self.out_channels = in_channels + num_layers * growth_rate
         self.f = nn.ModuleList()
         for width in range(in_channels, self.out_channels, growth_rate):
@@ -56,8 +62,8 @@ class DenseBlock(nn.Module):
             self.f.append(nn.Sequential(*layers, *bn_relu_conv(width, growth_rate, 3)))
 
     def forward(self, X: Tensor) -> Tensor:
-        check_input(X, self.in_channels)
-        if self.lean:
+        check_images(X, self.in_channels, next(self.parameters()))
+        if self.lean and torch.is_grad_enabled():
             return self._lean_forward(X)
         for f in self.f:
             X = torch.cat((X, f(X)), 1)
@@ -71,6 +77,7 @@ class DenseBlock(nn.Module):
         return torch.cat(parts, 1)
 
 
+@torch.compiler.disable  # which cannot compile a checkpoint with a context; the rest of the net is compiled
 def _recomputed(f: nn.Module, parts: Sequence[Tensor]) -> Tensor:
     """f of the joined parts. For the backward pass only the parts are kept: there the rest is computed again."""
 
@@ -88,21 +95,23 @@ def _recomputed(f: nn.Module, parts: Sequence[Tensor]) -> Tensor:
 
 
 class _KeepAverages:
-    """In this context batch normalisation moves its averages, and at its end they are as before.
+    """In this context batch normalisation moves copies of its averages.
 
     Computing a layer again would otherwise count each batch twice. A class, not a generator: the context is entered
     once for each backward pass through a retained graph.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
+        self.layers = list(module.modules())
 
     def __enter__(self) -> None:
-        self.kept = [buffer.clone() for buffer in self.module.buffers()]
+        self.kept = [layer._buffers for layer in self.layers]
+        for layer in self.layers:
+            layer._buffers = {name: None if value is None else value.clone() for name, value in layer._buffers.items()}
 
     def __exit__(self, *_: object) -> None:
-        for buffer, kept in zip(self.module.buffers(), self.kept, strict=True):
-            buffer.copy_(kept)
+        for layer, kept in zip(self.layers, self.kept, strict=True):
+            layer._buffers = kept
         del self.kept
 
 
@@ -115,8 +124,8 @@ class Transition(nn.Module):
         in_channels, out_channels: c of the input (m, c, h, w) and of the output (m, out_channels, ⌊h / 2⌋, ⌊w / 2⌋).
 
     Raises:
-        TypeError: an argument is not an int.
-        ValueError: an argument is below 1; an input has not the shape (m, in_channels, h, w).
+        TypeError: an argument is not an int; an input is not a tensor, or its dtype is not the weights'.
+        ValueError: an argument is below 1; an input has not the shape (m, in_channels, h, w), or is on another device.
 
     Source: Huang and others 2016, section 3, "Pooling layers".
 
@@ -126,12 +135,12 @@ class Transition(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        check_sizes(in_channels=in_channels, out_channels=out_channels)
+        in_channels, out_channels = as_int("in_channels", in_channels, 1), as_int("out_channels", out_channels, 1)
         self.in_channels = in_channels
         self.f = nn.Sequential(*bn_relu_conv(in_channels, out_channels, 1), nn.AvgPool2d(2))
 
     def forward(self, X: Tensor) -> Tensor:
-        check_input(X, self.in_channels)
+        check_images(X, self.in_channels, next(self.parameters()))
         return self.f(X)
 
 
@@ -152,9 +161,10 @@ class DenseNet(Convolutional):
         bottleneck, lean: of each block; see `DenseBlock`.
 
     Raises:
-        TypeError: num_layers is no sequence; a size is not an int.
-        ValueError: there is no block, a size is below 1, or stem_stride another number; images have other channels, or
-            are so small that a map of one pixel would be halved.
+        TypeError: num_layers is not a sequence, a size not an int, or bottleneck or lean not a bool; images are not a
+            tensor of the weights' dtype.
+        ValueError: there is no block, a size is below 1, or stem_stride another number; images have other channels, are
+            on another device, or are so small that a map of one pixel would be halved.
 
     Source: Huang and others 2016, table 1; weights start as K. He and others 2015, arXiv:1502.01852.
 
@@ -175,14 +185,14 @@ class DenseNet(Convolutional):
         bottleneck: bool = False,
         lean: bool = False,
     ) -> None:
-        if not isinstance(num_layers, Sequence):
-            raise TypeError(f"num_layers: expected a sequence of ints, got {num_layers!r}")
+        num_layers = [
+            as_int(f"num_layers[{i}]", number, 1) for i, number in enumerate(as_tuple("num_layers", num_layers, "ints"))
+        ]
         if not num_layers:
-            raise ValueError(f"num_layers: expected at least one block's number, got {num_layers!r}")
-        for number in num_layers:
-            check_sizes(num_layers=number)
-        check_sizes(num_classes=num_classes, in_channels=in_channels)  # DenseBlock looks at the growth rate
-        check_sizes(stem_channels=stem_channels, stem_stride=stem_stride)
+            raise ValueError(f"num_layers: expected at least one block's number, got {num_layers}")
+        # DenseBlock looks at the rest.
+        num_classes, in_channels = as_int("num_classes", num_classes, 1), as_int("in_channels", in_channels, 1)
+        stem_channels, stem_stride = as_int("stem_channels", stem_channels, 1), as_int("stem_stride", stem_stride, 1)
         super().__init__()
         self.add_stem(in_channels, stem_channels, stem_stride)
         # The stem rounds sizes up, a transition down: the first of t transitions must get 2^t pixels or more.

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from lessons_lib.batch_norm import BatchNorm, check_input, widened
+from lessons_lib.batch_norm import BatchNorm, at_least_float32, check_batch, normalised
 from lessons_lib.training import join, place
 
 Result = TypeVar("Result")
@@ -152,20 +152,15 @@ class SyncBatchNorm(BatchNorm):
     """
 
     def forward(self, X: Tensor) -> Tensor:
-        if not self.training or place()[1] == 1 or X.dtype != self.weight.dtype:
+        if not self.training or place()[1] == 1 or not isinstance(X, Tensor) or X.dtype != self.weight.dtype:
             return super().forward(X)
-        check_input(False, X, self.state(X))
-        per_feature = (1, -1, *[1] * (self.num_dims - 2))
-        rows = widened(X).transpose(0, 1).flatten(1)  # one row a feature, as in batch_norm
+        check_batch(False, X, self.state(X))
+        rows = at_least_float32(X).transpose(0, 1).flatten(1)  # one row a feature, as in batch_norm
         n = _Sum.apply(rows.new_tensor(float(rows.shape[1])))
         mean = _Sum.apply(rows.sum(1)) / n
         var = _Sum.apply(((rows - mean[:, None]) ** 2).sum(1)) / n
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.to(X.dtype), 1 - self.momentum)
-            self.running_var.lerp_((var * n / (n - 1)).to(X.dtype), 1 - self.momentum)
-            self.num_batches_tracked += 1
-        X_hat = (X - mean.view(per_feature)) / torch.sqrt(var.view(per_feature) + self.eps)
-        return (self.weight.view(per_feature) * X_hat + self.bias.view(per_feature)).to(X.dtype)
+        self.move_averages(mean, var, n)
+        return normalised(X, mean, var, self.weight, self.bias, self.eps).to(X.dtype)
 
 
 class _Sum(torch.autograd.Function):

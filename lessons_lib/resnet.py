@@ -10,6 +10,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.fx import wrap
+
+from lessons_lib.checks import as_int, as_tuple, check_function
+
+wrap("check_images")  # torch.fx records a call of it, and does not look into it
 
 
 class Residual(nn.Module):
@@ -23,8 +28,8 @@ class Residual(nn.Module):
         stride: of the first convolution: the output has ⌈h / stride⌉ rows and ⌈w / stride⌉ columns.
 
     Raises:
-        TypeError: an argument is not an int.
-        ValueError: an argument is below 1; an input has not the shape (m, in_channels, h, w).
+        TypeError: an argument is not an int; an input is not a tensor, or its dtype is not the weights'.
+        ValueError: an argument is below 1; an input has not the shape (m, in_channels, h, w), or is on another device.
 
     Source: He and others 2015, figure 2 and equations (1) and (2).
 
@@ -34,7 +39,8 @@ class Residual(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        check_sizes(in_channels=in_channels, out_channels=out_channels, stride=stride)
+        in_channels, out_channels = as_int("in_channels", in_channels, 1), as_int("out_channels", out_channels, 1)
+        stride = as_int("stride", stride, 1)
         self.in_channels = in_channels
         self.f = nn.Sequential(*self.layers(in_channels, out_channels, stride))
         same_shape = in_channels == out_channels and stride == 1
@@ -46,7 +52,7 @@ class Residual(nn.Module):
         return [*conv_bn(in_channels, out_channels, 3, stride), nn.ReLU(), *conv_bn(out_channels, out_channels, 3)]
 
     def forward(self, X: Tensor) -> Tensor:
-        check_input(X, self.in_channels)
+        check_images(X, self.in_channels, next(self.parameters()))
         return torch.relu(self.f(X) + self.shortcut(X))
 
 
@@ -58,7 +64,7 @@ class Plain(Residual):
         del self.shortcut
 
     def forward(self, X: Tensor) -> Tensor:
-        check_input(X, self.in_channels)
+        check_images(X, self.in_channels, next(self.parameters()))
         return torch.relu(self.f(X))
 
 
@@ -116,38 +122,45 @@ class PreActivation(Residual):
         return [nn.BatchNorm2d(in_channels), nn.ReLU(), conv1, norm, relu, conv2]
 
     def forward(self, X: Tensor) -> Tensor:
-        check_input(X, self.in_channels)
+        check_images(X, self.in_channels, next(self.parameters()))
         return self.f(X) + self.shortcut(X)
 
 
-class Convolutional(nn.Sequential):
-    """What residual and dense nets share: named parts in a row, the first of them, and a check of the images that come.
+class Convolutional(nn.Module):
+    """What residual and dense nets share: named parts, each of which computes on what the one before it returns.
 
-    `smallest`, the least height and width of an image, is set by the net.
+    A part can be replaced (net.stem[0] = nn.Conv2d(3, 64, 3), net.fc = nn.Identity()) or deleted (del net.pool).
+
+    `smallest`, the least height and width of an image, is set by the net: set it anew if a new part halves the map more
+    or less often.
     """
 
-    in_channels: int
     smallest: int
 
     def __getitem__(self, idx: int | slice) -> nn.Module:
-        """A part, or several as a plain `Sequential`: net[:-1] computes features."""
+        """A part, or several as a `Sequential`: net[:-1] computes features."""
         return nn.Sequential(*self.children())[idx]
+
+    @property
+    def in_channels(self) -> int | None:
+        """Channels of the images that the first layer takes; None if it takes any."""
+        first = next(layer for layer in self.modules() if next(layer.children(), None) is None)
+        return getattr(first, "in_channels", None)
 
     def add_stem(self, in_channels: int, out_channels: int, stride: int) -> None:
         """Shrink the image by `stride`: 4 with a 7×7 convolution and max-pooling, 2 or 1 with a 3×3 convolution."""
         if stride not in (1, 2, 4):
             raise ValueError(f"stem_stride: expected 1, 2 or 4, got {stride!r}")
-        self.in_channels = in_channels
         kernel_size, conv_stride = (7, 2) if stride == 4 else (3, stride)
         self.stem = nn.Sequential(*conv_bn(in_channels, out_channels, kernel_size, conv_stride), nn.ReLU())
         if stride == 4:
             self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def forward(self, X: Tensor) -> Tensor:
-        check_input(X, self.in_channels)
-        if min(X.shape[2:]) < self.smallest:
-            raise ValueError(f"X: expected images of {self.smallest}×{self.smallest} or more, got {tuple(X.shape)}")
-        return super().forward(X)
+        check_images(X, self.in_channels, next(self.parameters(), None), self.smallest)
+        for part in self.children():
+            X = part(X)
+        return X
 
 
 class ResNet(Convolutional):
@@ -165,9 +178,10 @@ class ResNet(Convolutional):
             stride 2 with 64 channels, and max-pooling. 1 or 2, for small images: one 3×3 convolution of this stride.
 
     Raises:
-        TypeError: a size is not an int.
-        ValueError: there is no stage, a size is below 1, or stem_stride another number; images have other channels, or
-            are so small that a map of one pixel would be halved.
+        TypeError: a size is not an int, a stage not a pair of them, or block not a function; images are not a tensor of
+            the weights' dtype.
+        ValueError: there is no stage, a size is below 1, or stem_stride another number; images have other channels, are
+            on another device, or are so small that a map of one pixel would be halved.
 
     Source: He and others 2015, table 1 and section 4.2; weights start as K. He and others 2015, arXiv:1502.01852.
 
@@ -185,11 +199,12 @@ class ResNet(Convolutional):
         *,
         stem_stride: int = 4,
     ) -> None:
+        stages = [_stage(i, stage) for i, stage in enumerate(as_tuple("stages", stages, "(num_blocks, out_channels)"))]
         if not stages:
-            raise ValueError(f"stages: expected at least one (num_blocks, out_channels), got {stages!r}")
-        for num_blocks, out_channels in stages:
-            check_sizes(num_blocks=num_blocks, out_channels=out_channels)
-        check_sizes(num_classes=num_classes, in_channels=in_channels, stem_stride=stem_stride)
+            raise ValueError(f"stages: expected at least one (num_blocks, out_channels), got {stages}")
+        num_classes, in_channels = as_int("num_classes", num_classes, 1), as_int("in_channels", in_channels, 1)
+        stem_stride = as_int("stem_stride", stem_stride, 1)
+        check_function("block", block)
         super().__init__()
         self.smallest = stem_stride * 2 ** (len(stages) - 1) // 2 + 1
         width = 64 if stem_stride == 4 else stages[0][1]
@@ -236,7 +251,7 @@ def resnet(depth: int, num_classes: int = 10, in_channels: int = 1) -> ResNet:
     >>> sum(p.numel() for p in resnet(50, 1000, 3).parameters())
     25557032
     """
-    check_sizes(depth=depth)
+    depth = as_int("depth", depth, 1)
     if depth not in LAYOUTS:
         raise ValueError(f"depth: expected one of {', '.join(map(str, LAYOUTS))}, got {depth!r}")
     block, num_blocks = LAYOUTS[depth]
@@ -274,22 +289,26 @@ def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int =
     return [conv, nn.BatchNorm2d(out_channels)]
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise TypeError or ValueError, with the argument's name, unless each size is an int of at least 1.
+def check_images(X: Tensor, in_channels: int | None, weight: Tensor | None, smallest: int = 0) -> None:
+    """Raise a TypeError or ValueError unless X has the shape (m, in_channels, h, w), and the weight's dtype and device.
 
-    >>> check_sizes(in_channels=3, stride=1)
+    >>> check_images(torch.zeros(2, 3, 8, 8), in_channels=3, weight=torch.zeros(1))
     """
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"{name}: expected an int, got {size!r}")
-        if size < 1:
-            raise ValueError(f"{name}: expected at least 1, got {size}")
+    if not isinstance(X, Tensor):
+        raise TypeError(f"X: expected a tensor, got {type(X).__name__}")
+    if X.dim() != 4 or X.shape[1] != (in_channels or X.shape[1]):
+        raise ValueError(f"X: expected shape (m, {in_channels or 'c'}, h, w), got {tuple(X.shape)}")
+    if min(X.shape[2:]) < smallest:
+        raise ValueError(f"X: expected images of {smallest}×{smallest} or more, got {tuple(X.shape)}")
+    if weight is not None and X.device != weight.device:
+        raise ValueError(f"X: expected the weights' device {weight.device}, got {X.device}")
+    if weight is not None and X.dtype != weight.dtype and not torch.is_autocast_enabled(X.device.type):
+        raise TypeError(f"X: expected the weights' dtype {weight.dtype}, got {X.dtype}")
 
 
-def check_input(X: Tensor, in_channels: int) -> None:
-    """Raise ValueError unless X has the shape (m, in_channels, h, w).
-
-    >>> check_input(torch.zeros(2, 3, 8, 8), in_channels=3)
-    """
-    if X.dim() != 4 or X.shape[1] != in_channels:
-        raise ValueError(f"X: expected shape (m, {in_channels}, h, w), got {tuple(X.shape)}")
+def _stage(i: int, stage: Sequence[int]) -> tuple[int, int]:
+    """The sizes of stage i, checked."""
+    sizes = as_tuple(f"stages[{i}]", stage, "two ints")
+    if len(sizes) != 2:
+        raise ValueError(f"stages[{i}]: expected (num_blocks, out_channels), got {stage!r}")
+    return as_int(f"stages[{i}], num_blocks", sizes[0], 1), as_int(f"stages[{i}], out_channels", sizes[1], 1)

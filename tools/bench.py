@@ -27,7 +27,7 @@ class Readable(BatchNorm):
 
     def forward(self, X: Tensor) -> Tensor:
         state = self.weight, self.bias, self.running_mean, self.running_var
-        Y, self.running_mean, self.running_var = batch_norm(self.training, X, *state, self.eps, self.momentum)
+        Y, self.running_mean, self.running_var = batch_norm(self.training, X, *state, self.eps, 1 - self.momentum)
         return Y
 
 
