@@ -22,11 +22,12 @@ from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from lessons_lib.batch_norm import BatchNorm, lenet
+from lessons_lib.checks import as_int, as_number, as_path
 from lessons_lib.data import SHA256, fashion_mnist, read_whole
 from lessons_lib.densenet import DenseNet, densenet121, small_densenet
 from lessons_lib.learning_rate import Schedule, constant, cosine, exponential, piecewise
 from lessons_lib.resnet import ResNet, resnet18, small_resnet
-from lessons_lib.training import History, eval_mode, join, num_parameters, place, train
+from lessons_lib.training import History, eval_mode, join, num_parameters, place, replace, saved, train
 
 
 class Net(NamedTuple):
@@ -131,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser("python -m lessons_lib", description="The command line of Why Deep Networks Train.")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    data = commands.add_parser("data", help="fetch the whole of Fashion-MNIST and check it")
+    data = commands.add_parser("data", help="download the whole of Fashion-MNIST and check it")
     data.add_argument("--root", type=Path, help="the folder for its files (default: the user's cache)")
 
     nets = "".join(f"\n  {name:15} {net.about} ({net.size} px, {net.epochs} epochs)" for name, net in NETS.items())
@@ -142,12 +143,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=raw,
         description=f"Train a net by minibatch SGD with momentum.\n\nnets (size, epochs by default):{nets}\n\n"
         f"schedules:{schedules}",
-        epilog="In --out lie afterwards: settings.json (how it was made), log.jsonl (a line an epoch), net.pt (the\n"
-        "parameters, for net.load_state_dict) and checkpoint.pt (for --resume).\n\n"
+        epilog="Afterwards --out contains settings.json (how the run was made), log.jsonl (a line for each epoch),\n"
+        "net.pt (the parameters, for net.load_state_dict) and checkpoint.pt (for --resume).\n\n"
         "examples:\n"
         "  python -m lessons_lib train small_resnet                    a minute on the bundled 10,000 images\n"
         "  python -m lessons_lib train small_resnet --full --fast      the book's result on all 60,000\n"
-        "  torchrun --nproc-per-node 2 -m lessons_lib train resnet18 --full    two processes, one net",
+        "  torchrun --standalone --local-addr=127.0.0.1 --nproc-per-node=2 -m lessons_lib train resnet18 --full\n"
+        "                                                              two processes, one net",
     )
     run.add_argument("net", choices=NETS, metavar="NET", help="which net (see above)")
     what = run.add_argument_group("data")
@@ -158,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
         "--hold-out",
         type=int,
         metavar="N",
-        help="keep the last N training images out, and test on them instead of on the test set: for choosing settings",
+        help="test on the last N training images, which are not trained on, instead of the test set",
     )
     what.add_argument("--size", type=int, metavar="PX", help="scale the images to PX × PX (default: the net's)")
     what.add_argument("--no-mirror", dest="mirror", action="store_false", help="do not mirror half of the images")
@@ -167,36 +169,52 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the net's)")
     how.add_argument("--batch-size", type=int, default=128, metavar="N", help=f"images a step {default}")
     how.add_argument("--lr", type=float, default=0.2, help=f"the largest learning rate {default}")
-    how.add_argument("--schedule", choices=SCHEDULES, default="triangle", help=f"of the learning rate {default}")
+    how.add_argument(
+        "--schedule", choices=SCHEDULES, default="triangle", help=f"how the learning rate changes {default}"
+    )
     how.add_argument("--momentum", type=float, default=0.9, metavar="X", help=f"weight of the old velocity {default}")
     how.add_argument("--weight-decay", type=float, default=5e-4, metavar="X", help=f"the pull towards 0 {default}")
-    how.add_argument("--seed", type=int, default=0, help=f"of the start, the order and the augmentation {default}")
+    how.add_argument("--seed", type=int, default=0, help=f"fixes start, order and augmentation {default}")
     fast = run.add_argument_group("speed")
     fast.add_argument("--fast", action="store_true", help="the same as --bf16 --channels-last")
     fast.add_argument("--bf16", action="store_true", help="multiply in bfloat16: 8 bits of precision, not 24")
     fast.add_argument("--channels-last", action="store_true", help="keep the channels of a pixel together in memory")
     fast.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler")
-    fast.add_argument("--threads", type=int, metavar="N", help="of each process (default: PyTorch's)")
+    fast.add_argument("--threads", type=int, metavar="N", help="threads of each process (default: PyTorch's)")
     keep = run.add_argument_group("results")
-    keep.add_argument("--out", type=Path, metavar="DIR", help="the folder for them (default: runs/NET)")
+    keep.add_argument("--out", type=Path, metavar="DIR", help="the folder for the results (default: runs/NET)")
     keep.add_argument("--resume", action="store_true", help="go on with the run in --out, from its last whole epoch")
     return main
 
 
+# What the options may be. More of some would only exhaust the machine.
+INTS = dict(examples=(1,), hold_out=(1,), size=(1, 1024), shift=(0, 28), threads=(1, 1024))
+INTS |= dict(epochs=(1, 10**6), batch_size=(1,), seed=(0, 2**63 - 1))
+NUMBERS = dict(lr="(0, inf)", momentum="[0, 1)", weight_decay="[0, inf)")
+
+
 def settle(options: argparse.Namespace) -> argparse.Namespace:
-    """Put the net's own values where none were given, and check those that `train` does not."""
+    """Put the net's own values where none were given, and check them all."""
     net = NETS[options.net]
     for name, value in (("size", net.size), ("epochs", net.epochs), ("out", Path("runs", options.net))):
         if getattr(options, name) is None:
             setattr(options, name, value)
-    options.out = options.out.expanduser()  # as `train` does for the checkpoint in it
+    options.out = as_path("--out", options.out)
+    if options.root is not None and not options.full:
+        raise ValueError(f"--root: expected only with --full, got {options.root}")
     options.bf16 |= options.fast
     options.channels_last |= options.fast
-    for name, least in (("size", 1), ("shift", 0), ("examples", 1), ("hold_out", 1), ("threads", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
+    for name, limits in INTS.items():
+        if (value := getattr(options, name)) is not None:
+            as_int(option(name), value, *limits)
+    for name, interval in NUMBERS.items():
+        as_number(option(name), getattr(options, name), interval)
     return options
+
+
+def option(name: str) -> str:
+    """How an option is written."""
+    return f"--{name.replace('_', '-')}"
 
 
 def data_sets(options: argparse.Namespace) -> tuple[TensorDataset, TensorDataset]:
@@ -219,17 +237,23 @@ def run(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     train_set, test_set = data_sets(options)
+    as_int("--batch-size", options.batch_size, 1, len(train_set))
     torch.manual_seed(options.seed)
     net = NETS[options.net].make()
-    cost = multiply_adds(net, options.size)
+    try:
+        cost = multiply_adds(net, options.size)
+    except RuntimeError:  # of the layer whose input is too small or too large
+        expected = f"a size that {options.net} can take, such as {NETS[options.net].size}"
+        raise ValueError(f"--size: expected {expected}, got {options.size}") from None
     torch.manual_seed(options.seed + rank)  # each process augments its own share
     if options.channels_last:
         net.to(memory_format=torch.channels_last)
     if options.compile:
         net.compile()
     prepared = Prepared(net, size=options.size, mirror=options.mirror, shift=options.shift, bf16=options.bf16)
-    # At least one: what cannot be is for `train` to refuse.
-    steps = max(1, options.epochs * math.ceil(len(train_set) / max(1, options.batch_size)))
+    steps = options.epochs * math.ceil(len(train_set) / options.batch_size)
+    if options.schedule == "step" and steps < 4:
+        raise ValueError(f"--schedule: expected at least 4 steps, of --epochs and --batch-size, for step, got {steps}")
     schedule = SCHEDULES[options.schedule][0](options.lr, steps)
     if rank == 0:
         facts = dict(parameters=num_parameters(net), multiply_adds=cost, processes=world)
@@ -267,7 +291,7 @@ def run(options: argparse.Namespace) -> None:
         raise
     if rank == 0:
         keep_log(options.out, history)  # again, for a run that ended between its checkpoint and its log
-        replace(options.out / "net.pt", lambda part: torch.save(net.state_dict(), part))
+        replace(options.out / "net.pt", saved(net.state_dict()))
 
 
 PLACES = {"out", "root", "resume", "fast", "command"}  # where and how a run is called, not what it does
@@ -280,16 +304,19 @@ def open_folder(options: argparse.Namespace, facts: dict[str, object]) -> None:
     if options.resume:
         if not path.is_file():
             raise ValueError(f"--resume: expected a run in {options.out}, found none")
-        there = json.loads(path.read_text())["settings"]
+        try:
+            there = dict(json.loads(path.read_text("utf-8"))["settings"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"--resume: {path} is not a complete record of a run; left unchanged") from error
         for name, value in settings.items():
             if there.get(name) != value:
                 raise ValueError(f"--resume: the run in {options.out} has {name} {there.get(name)}, not {value}")
         return
-    if options.out.exists() and any(options.out.iterdir()):
-        raise ValueError(f"--out: {options.out} holds a run or other files; --resume goes on with a run")
+    if options.out.exists() and any(file.suffix != ".part" for file in options.out.iterdir()):
+        raise ValueError(f"--out: {options.out} contains a run or other files; --resume goes on with a run")
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(settings=settings, **circumstances()), indent=1)
-    replace(path, lambda part: part.write_text(text + "\n"))
+    replace(path, f"{text}\n".encode())
 
 
 def circumstances() -> dict[str, object]:
@@ -321,15 +348,8 @@ def keep_log(out: Path, history: History) -> dict[str, float]:
         for i in range(epochs)
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    replace(out / "log.jsonl", lambda part: part.write_text(text))
+    replace(out / "log.jsonl", text.encode())
     return lines[-1]
-
-
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, and give it its own in one move: at any moment it is whole."""
-    part = path.with_name(f"{path.name}.part")
-    write(part)
-    os.replace(part, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> str | int | None:
@@ -339,17 +359,19 @@ def main(arguments: Sequence[str] | None = None) -> str | int | None:
     try:
         if together:
             join()
+        if options.root is not None:
+            options.root = as_path("--root", options.root)
         if options.command == "data":
             for name in SHA256:
                 print(f"{name}: {' × '.join(map(str, read_whole(name, options.root).shape))}, as published")
         else:
             run(options)
     except (ValueError, OSError) as error:
-        return f"{type(error).__name__}: {error}"
+        return str(error)
     except KeyboardInterrupt:
-        if options.command == "data" or not (options.out / "settings.json").exists():
-            return "Stopped."
-        return f"Stopped. To go on from the last whole epoch, call it again with --resume (--out {options.out})."
+        if options.command == "train" and options.out and Path(options.out, "settings.json").exists():
+            return f"Stopped. To go on from the last whole epoch, call it again with --resume (--out {options.out})."
+        return "Stopped."
     finally:
         if together and distributed.is_initialized():
             distributed.destroy_process_group()

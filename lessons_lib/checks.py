@@ -171,7 +171,10 @@ def as_path(name: str, value: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name}: expected a path, got {value!r}")
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:  # ~ without a home
+        raise ValueError(f"{name}: expected a path, got {str(value)!r}, and there is no such home") from None
 
 
 def as_tuple(name: str, value: Iterable, of: str = "numbers") -> tuple:

@@ -8,13 +8,18 @@ arXiv:2006.15704; batch normalisation over processes: C. Peng and others, "MegDe
 2017, arXiv:1711.07240, "Cross-GPU Batch Normalization".
 """
 
+import math
 import os
+import re
 import runpy
+import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from inspect import getsource
+from itertools import zip_longest
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
@@ -24,10 +29,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from lessons_lib.batch_norm import BatchNorm, at_least_float32, check_batch, normalised
-from lessons_lib.training import join, place
+from lessons_lib.checks import as_int
+from lessons_lib.training import check_net, from_all, join, place, replace, saved
 
 Result = TypeVar("Result")
 
@@ -50,10 +55,10 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
 
     Raises:
         ValueError: num_processes is below 1.
-        TypeError: worker is no function with a name and a source, or it returns something else; an argument is no
-            string, num_processes no int.
-        RuntimeError: a process failed or was killed; the message is torchrun's account of it. However the call ends,
-            killed or interrupted, its processes end with it.
+        TypeError: worker is not a function with a name and a source, or it returns something else; an argument is not a
+            string, num_processes not an int.
+        RuntimeError: a process failed or was killed; the message says which, and how. However the call ends, killed or
+            interrupted, its processes end with it.
 
     >>> def worker(word):
     ...     from torch import distributed
@@ -67,10 +72,7 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
     for arg in args:
         if not isinstance(arg, str):
             raise TypeError(f"args: expected strings, got {arg!r}")
-    if isinstance(num_processes, bool) or not isinstance(num_processes, int):
-        raise TypeError(f"num_processes: expected an int, got {num_processes!r}")
-    if num_processes < 1:
-        raise ValueError(f"num_processes: expected at least 1, got {num_processes}")
+    num_processes = as_int("num_processes", num_processes, 1)
     try:
         # Type hints may name what only the caller has imported: they are not looked up.
         source = "from __future__ import annotations\n\n" + dedent(getsource(worker))
@@ -81,23 +83,12 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
         Path(folder, "worker.py").write_text(source, "utf-8")
         command += [f"--nproc-per-node={num_processes}", f"--log-dir={folder}", "-m", "lessons_lib.minibatch"]
         command += [folder, name, *args]
-        errors = Path(folder, "errors.txt")
-        # The new processes inherit stdin. Nothing is written to it; it ends when this block or this process does.
-        with (
-            errors.open("w") as stderr,
-            subprocess.Popen(command, env=_environment(num_processes), stdin=subprocess.PIPE, stderr=stderr) as process,
-        ):
-            try:
-                process.wait()
-            finally:
-                process.terminate()  # if it still runs, it ends its own processes too
+        said, code = _until_all_have_ended(command, _environment(num_processes))
         for rank in range(num_processes):
             if (printed := Path(folder, f"{rank}.txt")).exists():
                 print(printed.read_text("utf-8"), end="")
-        if process.returncode:
-            # The part that says which process failed and how, or all that was said, or nothing.
-            account = errors.read_text("utf-8").rpartition("ChildFailedError:")[2].strip()
-            account = account or f"torchrun itself ended with {process.returncode}"
+        if code or not all(Path(folder, f"{rank}.pt").exists() for rank in range(num_processes)):
+            account = _account(Path(folder), num_processes, said, code)
             raise RuntimeError(f"{name} failed in one of {num_processes} processes:\n{account}")
         try:
             paths = (Path(folder, f"{rank}.pt") for rank in range(num_processes))
@@ -107,11 +98,15 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
             raise TypeError(f"{message}: {error}") from error
 
 
+@torch.no_grad()
 def average_gradients(net: nn.Module) -> None:
     """Replace each gradient of `net` by its mean over all processes, in place: the step between backward and update.
 
-    DistributedDataParallel does the same while the backward pass still runs. Call it in all processes, on the same net.
-    Outside of a process group nothing changes.
+    DistributedDataParallel does the same while the backward pass still runs. Call it in all processes, on the same net:
+    each parameter must have a gradient in all of them or in none. Outside of a process group nothing changes.
+
+    Raises:
+        ValueError: the gradients of the processes do not correspond. It is raised in every process, and none changes.
 
     Source: Li and others 2020, section 3.2.
 
@@ -126,11 +121,24 @@ def average_gradients(net: nn.Module) -> None:
     >>> torchrun(worker)
     [10.5, 10.5]
     """
-    world = place()[1]
-    for parameter in net.parameters():
-        if world > 1 and parameter.grad is not None:
-            distributed.all_reduce(parameter.grad)
-            parameter.grad /= world
+    check_net(net)
+    if place()[1] == 1:
+        return
+    gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
+    first, *others = from_all([_described(name, gradient) for name, gradient in gradients.items()])
+    for rank, other in enumerate(others, 1):
+        for one, another in zip_longest(first, other):
+            if one != another:
+                what = f"{one} in process 0 and {another} in process {rank}"
+                raise ValueError(f"net: expected the same gradients in all processes, got {what}")
+    for gradient in gradients.values():
+        if gradient is not None:
+            mean = (
+                gradient if gradient.is_sparse else gradient.contiguous()
+            )  # its strides may differ from process to process
+            distributed.all_reduce(mean)
+            mean /= place()[1]
+            gradient.copy_(mean)
 
 
 class SyncBatchNorm(BatchNorm):
@@ -177,6 +185,12 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(grad.contiguous())
 
 
+def _described(name: str, gradient: Tensor | None) -> str:
+    if gradient is None:
+        return f"{name} without one"
+    return f"{name} of shape {tuple(gradient.shape)}, {gradient.dtype}, {gradient.layout}"
+
+
 def _environment(num_processes: int) -> dict[str, str]:
     """This process's, with our library on the path, the threads shared out, and a GPU for each process or none."""
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -185,23 +199,87 @@ def _environment(num_processes: int) -> dict[str, str]:
     return environment | ({"CUDA_VISIBLE_DEVICES": ""} if torch.cuda.device_count() < num_processes else {})
 
 
-def _end_with_the_caller() -> None:
-    """End this process when the caller's end of stdin closes. A caller that is killed has no chance to clean up."""
-    os.read(0, 1)
-    os._exit(1)
+def _until_all_have_ended(command: list[str], environment: dict[str, str]) -> tuple[str, int]:
+    """Run torchrun. Returns what it wrote to stderr and its exit code, when it and the processes it started are gone.
+
+    The new processes inherit stdin and stderr. Nothing is written to the one, which ends when this function or this
+    process does, and they end with it. The other ends when all of them have ended.
+    """
+    said: list[str] = []
+
+    def listen() -> None:
+        with stderr:
+            said.extend(stderr)
+
+    pipes = dict(stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        stderr, process.stderr = process.stderr, None  # the reader's alone, who might still be reading in the end
+        reader = Thread(target=listen, daemon=True)
+        try:
+            reader.start()
+            process.wait()
+        finally:
+            process.kill()
+            process.stdin.close()
+            reader.join(60)
+    return "".join(said), process.returncode
 
 
-@record  # so that torchrun's account has the traceback
+def _account(folder: Path, num_processes: int, said: str, code: int) -> str:
+    """Which processes failed, and how: what each has written itself, and the exit codes in torchrun's own account.
+
+    First comes who was killed, then who failed, the earliest first, and then whom torchrun has ended for that.
+    """
+    found = re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+) \(pid: (\d+)\)", said)
+    ends = {int(rank): (int(exit_code), pid) for rank, exit_code, pid in found}
+    lines = []
+    for rank in range(num_processes):
+        error, (exit_code, pid) = Path(folder, f"{rank}.error"), ends.get(rank, (0, "unknown"))
+        if error.exists():
+            order, how = 1 + error.stat().st_mtime, error.read_text("utf-8").strip()
+        elif exit_code < 0:
+            order, how = math.inf if -exit_code == signal.SIGTERM else 0, f"Signal {-exit_code}"
+            with suppress(ValueError):
+                how += f" ({signal.Signals(-exit_code).name})"
+        elif exit_code:
+            order, how = 1, f"ended with exit code {exit_code}"
+        elif not Path(folder, f"{rank}.pt").exists():
+            order, how = 1, "ended without a result"
+        else:
+            continue
+        lines.append((order, f"process {rank} (pid: {pid}): {how}"))
+    if code and not ends:
+        lines.append((math.inf, f"torchrun itself ended with {code}:\n{said[-2000:]}".strip()))
+    return "\n".join(line for _, line in sorted(lines))
+
+
 def _run(folder: str, name: str, *args: str) -> None:
-    """What each new process does."""
-    Thread(target=_end_with_the_caller, daemon=True).start()
-    worker = runpy.run_path(str(Path(folder, "worker.py")))[name]
-    join()
-    rank = distributed.get_rank()
-    with open(Path(folder, f"{rank}.txt"), "w", 1, "utf-8") as printed, redirect_stdout(printed):
-        result = worker(*args)
-    torch.save(result, Path(folder, f"{rank}.pt"))
-    distributed.destroy_process_group()
+    """What each new process does. How it ended stands in a file, which is there only when it is whole."""
+    rank = os.environ["RANK"]
+    # Torchrun has such a file, too, but reads it even while it is being written, and fails. Here it can find none.
+    os.mkdir(os.environ.pop("TORCHELASTIC_ERROR_FILE"))
+
+    def fail(how: str) -> None:
+        try:
+            replace(Path(folder, f"{rank}.error"), how.encode())
+        finally:
+            os._exit(1)  # whatever threads there still are
+
+    def end_with_the_caller() -> None:
+        """A caller that is killed has no chance to clean up, but its end of our stdin closes."""
+        os.read(0, 1)
+        fail("ended, because torchrun or the caller had")
+
+    Thread(target=end_with_the_caller, daemon=True).start()
+    try:
+        worker = runpy.run_path(str(Path(folder, "worker.py")))[name]
+        join()
+        with open(Path(folder, f"{rank}.txt"), "w", 1, "utf-8") as printed, redirect_stdout(printed):
+            result = worker(*args)
+        replace(Path(folder, f"{rank}.pt"), saved(result))
+        distributed.destroy_process_group()
+    except BaseException:
+        fail(traceback.format_exc())
 
 
 if __name__ == "__main__":

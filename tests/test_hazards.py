@@ -138,8 +138,8 @@ ELSEWHERE = {  # public, and why not above
     "conv_bn check_sizes check_input: parts of it",
     "sgd": "batches: numbers come in",
     "sliders": "slider frames parameters: drawings",
-    "training": "History Memory: records; train: test_training.py; num_parameters: a net; "
-    "check_is_number check_rate place join default_dtype eval_mode: no tensors come in",
+    "training": "History Memory: records; train: test_training.py; num_parameters check_net: a net; "
+    "check_is_number place join default_dtype eval_mode replace saved from_all: no tensors come in",
 }
 
 

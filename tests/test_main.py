@@ -11,7 +11,9 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
 import hypothesis
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from lessons_lib import __main__ as command_line
+from lessons_lib import data
 from lessons_lib.__main__ import (
     NETS,
     SCHEDULES,
@@ -37,15 +40,18 @@ from lessons_lib.__main__ import (
     shifted,
     triangle,
 )
-from lessons_lib.data import SHA256, fashion_mnist
+from lessons_lib.data import SHA256
 from lessons_lib.training import History, evaluate, num_parameters
+from tests.processes import SECONDS, context
 
 ROOT = Path(__file__).parents[1]
+fashion_mnist = lru_cache(data.fashion_mnist)  # nobody writes into it
 
 
 @pytest.fixture(autouse=True)
 def on_the_cpu_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(command_line, "fashion_mnist", fashion_mnist)
     monkeypatch.setenv("TQDM_DISABLE", "1")
     threads = torch.get_num_threads()
     yield
@@ -175,33 +181,41 @@ def test_the_least_that_can_be_and_the_folder_that_a_net_has() -> None:
 
 # Interrupted, killed, resumed
 
-KILLED = """
-import os, signal, sys
-from lessons_lib import __main__ as command_line
-rate = command_line.triangle
-def fatal(lr, steps):
-    def schedule(step):
-        if step == {step}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return rate(lr, steps)(step)
-    return schedule
-command_line.SCHEDULES["triangle"] = (fatal, "")
-sys.exit(command_line.main({arguments}))
-"""
+
+def run_until(step: int, arguments: list[str], folder: Path) -> None:
+    """The command line in a process that is killed at a step. What it prints lands in a file."""
+
+    def fatal(lr: float, steps: int) -> Callable[[int], float]:
+        def schedule(now: int) -> float:
+            if now == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return triangle(lr, steps)(now)
+
+        return schedule
+
+    command_line.fashion_mnist = lambda split, **_: TensorDataset(*torch.load(folder / f"{split}.pt"))
+    SCHEDULES["triangle"] = (fatal, "")
+    with (folder / f"{step}.txt").open("w") as printed, redirect_stdout(printed):
+        main(arguments)
 
 
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_parameters(tmp_path: Path) -> None:
     expected = trained(tmp_path / "unbroken", "--threads", "1", epochs=4)
+    for split in ("train", "test"):
+        torch.save(
+            [t[:300].clone() if split == "train" else t for t in fashion_mnist(split).tensors], tmp_path / f"{split}.pt"
+        )
     out = tmp_path / "killed"
     arguments = f"train lenet --examples 300 --epochs 4 --threads 1 --out {out}".split()
     steps = sorted(random.Random(0).sample(range(1, 12), 3))  # of twelve, three an epoch
     printed = []
     for i, step in enumerate(steps):
-        code = KILLED.format(step=step, arguments=arguments + ["--resume"] * (i > 0))
-        environment = os.environ | {"PYTHONUNBUFFERED": ""}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-        assert done.returncode == -signal.SIGKILL and not (out / "net.pt").exists()
-        printed += re.findall(r"epoch (\d)/4", done.stdout)
+        process = context.Process(target=run_until, args=(step, arguments + ["--resume"] * (i > 0), tmp_path))
+        process.start()
+        process.join(SECONDS)
+        process.kill()
+        assert process.exitcode == -signal.SIGKILL and not (out / "net.pt").exists()
+        printed += re.findall(r"epoch (\d)/4", (tmp_path / f"{step}.txt").read_text())
     assert printed == [str(epoch) for epoch in range(1, 1 + steps[-1] // 3)]  # each is said at once
     assert same(trained(out, "--threads", "1", "--resume", epochs=4), expected)
     assert len(log(out)) == 4 and not list(out.glob("*.part"))
@@ -230,7 +244,7 @@ def test_out_may_be_in_the_user_s_home(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(call) is None
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"settings.json", "log.jsonl", "net.pt", "checkpoint.pt"}
-    assert "holds a run or other files" in main(call)
+    assert "contains a run or other files" in main(call)
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +282,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     trained(out, epochs=1)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     call = ["train", "lenet", "--examples", "300", "--epochs", "1", "--out", str(out)]
-    assert "holds a run or other files; --resume goes on with a run" in main(call)
+    assert "contains a run or other files; --resume goes on with a run" in main(call)
     assert f"the run in {out} has lr 0.2, not 0.3" in main([*call, "--resume", "--lr", "0.3"])
     assert "has epochs 1, not 2" in main([*call[:5], "2", *call[6:], "--resume"])
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -278,6 +292,24 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     (out / "checkpoint.pt").write_bytes((tmp_path / "other/checkpoint.pt").read_bytes())
     assert "seed 1, not 0" in main([*call, "--resume"])
     assert (out / "settings.json").read_bytes() == before["settings.json"]
+    for text in ("", "{}", '{"settings": 3}', "[1]"):
+        (out / "settings.json").write_text(text)
+        assert (
+            main([*call, "--resume"])
+            == f"--resume: {out}/settings.json is not a complete record of a run; left unchanged"
+        )
+        assert (out / "settings.json").read_text() == text
+
+
+@pytest.mark.parametrize("name", ["settings.json", "checkpoint.pt", "log.jsonl", "net.pt"])
+def test_a_full_disk_is_said_in_a_sentence_and_the_run_can_go_on(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / f"{name}.part").symlink_to("/dev/full")
+    call = ["train", "lenet", "--examples", "300", "--epochs", "1", "--out", str(out)]
+    assert main(call) == "[Errno 28] No space left on device"
+    assert not (out / "net.pt").exists() and not [*out.glob("*.part")]
+    trained(out, *["--resume"] * (name != "settings.json"), epochs=1)
 
 
 # Several processes
@@ -312,7 +344,7 @@ def test_a_process_of_torchrun_joins_the_group_and_leaves_it(monkeypatch: pytest
         raise ValueError("torchrun: expected fewer processes")
 
     monkeypatch.setattr(command_line, "join", refused)
-    assert main(["data"]) == "ValueError: torchrun: expected fewer processes"
+    assert main(["data"]) == "torchrun: expected fewer processes"
     assert said == ["joined", "left"]
 
 
@@ -451,34 +483,62 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--batch-size 0", "batch_size: expected at least 1, got 0"),
-        ("--batch-size 301", "batch_size: expected at most the 300 examples of train_set, got 301"),
-        ("--epochs 0", "num_epochs: expected at least 1, got 0"),
-        ("--lr 0", "lr: expected a positive number, got 0"),
-        ("--lr nan", "lr: expected a positive number, got nan"),
-        ("--momentum 1", "momentum: expected a number in [0, 1), got 1"),
-        ("--weight-decay -1", "weight_decay: expected a number in [0, inf), got -1"),
+        ("--batch-size 0", "--batch-size: expected at least 1, got 0"),
+        ("--batch-size 301", "--batch-size: expected at most 300, got 301"),
+        ("--epochs 0", "--epochs: expected at least 1, got 0"),
+        ("--epochs 9999999999", "--epochs: expected at most 1000000, got 9999999999"),
+        ("--lr 0", "--lr: expected a number in (0, inf), got 0.0"),
+        ("--lr -1", "--lr: expected a number in (0, inf), got -1.0"),
+        ("--lr nan", "--lr: expected a number in (0, inf), got nan"),
+        ("--lr 1e999", "--lr: expected a number in (0, inf), got inf"),
+        ("--momentum 1", "--momentum: expected a number in [0, 1), got 1.0"),
+        ("--momentum nan", "--momentum: expected a number in [0, 1), got nan"),
+        ("--weight-decay -1", "--weight-decay: expected a number in [0, inf), got -1.0"),
+        ("--weight-decay inf", "--weight-decay: expected a number in [0, inf), got inf"),
+        ("--seed -1", "--seed: expected at least 0, got -1"),
+        ("--seed 9223372036854775808", "--seed: expected at most 9223372036854775807, got 9223372036854775808"),
         ("--size 0", "--size: expected at least 1, got 0"),
+        ("--size 32", "--size: expected a size that lenet can take, such as 28, got 32"),
+        ("--size 4", "--size: expected a size that lenet can take, such as 28, got 4"),
+        ("--size 99999", "--size: expected at most 1024, got 99999"),
         ("--shift -1", "--shift: expected at least 0, got -1"),
+        ("--shift 99", "--shift: expected at most 28, got 99"),
         ("--threads 0", "--threads: expected at least 1, got 0"),
+        ("--threads 99999", "--threads: expected at most 1024, got 99999"),
         ("--hold-out 0", "--hold-out: expected at least 1, got 0"),
+        ("--examples 0", "--examples: expected at least 1, got 0"),
+        ("--examples 10001", "--examples, --hold-out: expected at most 10000 together, got 10001 and 0"),
         ("--examples 10000 --hold-out 1", "--examples, --hold-out: expected at most 10000 together, got 10000 and 1"),
         ("--hold-out 9701", "--examples, --hold-out: expected at most 10000 together, got 300 and 9701"),
-        ("--schedule step --batch-size 300 --epochs 1", "boundaries: expected at least 1, got 0"),
-        ("--root elsewhere", "root must be None unless full=True"),
+        (
+            "--schedule step --batch-size 300 --epochs 3",
+            "--schedule: expected at least 4 steps, of --epochs and --batch-size, for step, got 3",
+        ),
+        ("--root elsewhere", "--root: expected only with --full, got elsewhere"),
+        ("--out ~nobody-at-all/run", "--out: expected a path, got '~nobody-at-all/run', and there is no such home"),
     ],
 )
 def test_what_cannot_be_is_said_and_leaves_nothing_behind(options: str, message: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     said = main(["train", "lenet", "--examples", "300", "--out", str(out), *options.split()])
-    assert message in said
+    assert said == message
     assert not out.exists() or not list(out.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["train", "alexnet"], ["train", "lenet", "--schedule", "linear"]])
-def test_what_cannot_be_read_ends_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "train",
+        "train alexnet",
+        "train lenet --schedule linear",
+        *[f"train lenet --{name} x" for name in ("epochs", "batch-size", "lr", "momentum", "weight-decay", "seed")],
+        *[f"train lenet --{name} 1.5" for name in ("size", "shift", "threads", "examples", "hold-out", "seed")],
+    ],
+)
+def test_what_cannot_be_read_ends_with_the_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
-        main(arguments)
+        main(arguments.split())
     assert error.value.code == 2
     assert "usage: python -m lessons_lib" in capsys.readouterr().err
 
@@ -486,7 +546,7 @@ def test_what_cannot_be_read_ends_with_the_usage(arguments: list[str], capsys: p
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     said = main(["train", "lenet", "--examples", "300", "--out", str(tmp_path / "file" / "run")])
-    assert said.startswith("NotADirectoryError: ") and (tmp_path / "file").read_text() == "mine"
+    assert said.startswith("[Errno 20] Not a directory: ") and (tmp_path / "file").read_text() == "mine"
 
 
 def test_data_reads_every_file_of_the_whole_set(
@@ -498,12 +558,15 @@ def test_data_reads_every_file_of_the_whole_set(
     assert asked == [(name, tmp_path) for name in SHA256]
     assert capsys.readouterr().out.splitlines() == [f"{name}: 6 × 2, as published" for name in SHA256]
     monkeypatch.setattr(command_line, "read_whole", lambda *call: (_ for _ in ()).throw(ConnectionError("no mirror")))
-    assert main(["data"]) == "ConnectionError: no mirror"
+    assert main(["data"]) == "no mirror"
+    assert main(["data", "--root", "~nobody at all"]).startswith("--root: expected a path, got '~nobody at all'")
 
 
-def test_it_is_a_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "lessons_lib", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "train a net" in done.stdout
+def test_it_is_a_command_that_fails_with_a_sentence() -> None:
+    command = [sys.executable, "-m", "lessons_lib", "train", "lenet", "--lr", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    said = "--lr: expected a number in (0, inf), got 0.0\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
 def test_the_whole_set_is_read_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

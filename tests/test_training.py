@@ -1,7 +1,6 @@
 """The training loop does what five lines by hand do, measures what it says, and refuses what it cannot train with."""
 
 import ast
-import errno
 import io
 import math
 import os
@@ -231,24 +230,26 @@ def test_divergence_ends_in_the_history_and_not_in_an_error(make: Callable[[], n
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(lr=0.0), r"lr: expected a positive number, got 0\.0"),
-        (dict(lr=-0.1), r"lr: expected a positive number, got -0\.1"),
-        (dict(lr=math.nan), r"lr: expected a positive number, got nan"),
-        (dict(lr=math.inf), r"lr: expected a positive number, got inf"),
+        (dict(lr=0.0), r"lr: expected a number in .0, inf., got 0\.0"),
+        (dict(lr=-0.1), r"lr: expected a number in .0, inf., got -0\.1"),
+        (dict(lr=math.nan), r"lr: expected a number in .0, inf., got nan"),
+        (dict(lr=math.inf), r"lr: expected a number in .0, inf., got inf"),
         (dict(momentum=-0.1), r"momentum: expected a number in \[0, 1\), got -0\.1"),
         (dict(momentum=1.0), r"momentum: expected a number in \[0, 1\), got 1\.0"),
         (dict(momentum=math.nan), r"momentum: expected a number in \[0, 1\), got nan"),
         (dict(weight_decay=-1), r"weight_decay: expected a number in \[0, inf\), got -1"),
         (dict(weight_decay=math.nan), r"weight_decay: expected a number in \[0, inf\), got nan"),
         (dict(weight_decay=math.inf), r"weight_decay: expected a number in \[0, inf\), got inf"),
-        (dict(lr=lambda step: 0), r"lr: expected a positive number, got 0"),
-        (dict(lr=lambda step: -1.0), r"lr: expected a positive number, got -1\.0"),
-        (dict(lr=lambda step: math.nan), r"lr: expected a positive number, got nan"),
+        (dict(lr=lambda step: 0), r"lr: expected a number in .0, inf., got 0"),
+        (dict(lr=lambda step: -1.0), r"lr: expected a number in .0, inf., got -1\.0"),
+        (dict(lr=lambda step: math.nan), r"lr: expected a number in .0, inf., got nan"),
+        (dict(seed=-1), r"seed: expected at least 0, got -1"),
+        (dict(seed=2**63), r"seed: expected at most 9223372036854775807, got 9223372036854775808"),
         (dict(num_epochs=0), r"num_epochs: expected at least 1, got 0"),
         (dict(num_epochs=-2), r"num_epochs: expected at least 1, got -2"),
         (dict(batch_size=0), r"batch_size: expected at least 1, got 0"),
         (dict(batch_size=-4), r"batch_size: expected at least 1, got -4"),
-        (dict(batch_size=11), r"batch_size: expected at most the 10 examples of train_set, got 11"),
+        (dict(batch_size=11), r"batch_size: expected at most 10, got 11"),
     ],
 )
 def test_refuses_settings_out_of_range(settings: dict[str, object], message: str) -> None:
@@ -388,27 +389,63 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def changed(spot: Callable[[nn.Module], object]) -> nn.Module:
+    """The net that the checkpoint is of, but for one thing."""
+    net = noisy()
+    spot(net)
+    return net
+
+
+OTHER_IMAGES = TensorDataset(TRAIN.tensors[0].clone(), TRAIN.tensors[1])
+OTHER_IMAGES.tensors[0][9, 3] += 1e-6
+OTHER_LABELS = TensorDataset(TRAIN.tensors[0], TRAIN.tensors[1].flip(0))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(momentum=0.5), r"is of a run with momentum 0\.9, not 0\.5"),
-        (dict(weight_decay=0), r"is of a run with weight_decay 0\.01, not 0"),
-        (dict(batch_size=5), "is of a run with batch_size 4, not 5"),
-        (dict(seed=0), "is of a run with seed 3, not 0"),
-        (dict(train_set=examples(11)), "is of a run with examples 10, not 11"),
-        (dict(net=linear()), r"is of another net: 0\.bias is \(\(5,\), torch\.float32\), not None"),
-        (dict(net=noisy(outputs=4)), r"is of another net: 3\.bias is \(\(3,\), torch\.float32\), not \(\(4,\), "),
-        (dict(net=noisy().double()), r"is of another net: 0\.bias is .*, not \(\(5,\), torch\.float64\)"),
+        (dict(momentum=0.5), r"momentum 0\.9, not 0\.5"),
+        (dict(weight_decay=0), r"weight_decay 0\.01, not 0"),
+        (dict(batch_size=5), "batch_size 4, not 5"),
+        (dict(seed=0), "seed 3, not 0"),
+        (dict(lr=0.2), r"lr 0\.1 at step 0, not 0\.2"),
+        (dict(lr=lambda step: 0.1 if step < 11 else 0.01), r"lr 0\.1 at step 11, not 0\.01"),
+        (dict(train_set=examples(11)), "train_set of 10 examples, SHA-256 .*, not of 11 examples, SHA-256 "),
+        (dict(train_set=OTHER_IMAGES), "train_set of 10 examples, SHA-256 .*, not of 10 examples, SHA-256 "),
+        (dict(train_set=OTHER_LABELS), "train_set of 10 examples, SHA-256 .*, not of 10 examples, SHA-256 "),
+        (dict(test_set=TEST), "test_set none, not of 7 examples, SHA-256 "),
+        (dict(net=linear()), r"net Sequential\(\), not Linear\(in_features=4"),
+        (dict(net=noisy(outputs=4)), "net.3 Linear.*out_features=3, .*, not Linear.*out_features=4"),
+        (dict(net=changed(lambda net: net.append(nn.ReLU()))), r"net\.4 None, not ReLU\(\)"),
+        (dict(net=changed(lambda net: net.append(nn.ReLU()).pop(2))), r"net\.2 Dropout\(p=0\.5.*\), not Linear"),
+        (dict(net=changed(lambda net: setattr(net[2], "p", 0.4))), r"net\.2 Dropout\(p=0\.5.*, not Dropout\(p=0\.4"),
+        (dict(net=changed(lambda net: setattr(net[1], "eps", 1e-3))), "net.1 BatchNorm.*, not BatchNorm.*eps=0.001"),
+        (dict(net=changed(lambda net: net[1].eval())), "net.1 BatchNorm.*, not BatchNorm.* in eval mode"),
+        (dict(net=changed(lambda net: net[0].requires_grad_(False))), r"net\.0\.weight .*float32, not .*, frozen"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(settings: dict, message: str, stored: Path) -> None:
-    before = stored.read_bytes()
-    arguments = dict(net=noisy(), train_set=TRAIN, lr=0.1, checkpoint=stored) | SETTINGS | settings
+def test_a_checkpoint_of_another_run_is_refused_and_nothing_changes(settings: dict, message: str, stored: Path) -> None:
+    before, generator, history = stored.read_bytes(), torch.get_rng_state(), History()
+    arguments = dict(net=noisy(), train_set=TRAIN, lr=0.1, checkpoint=stored, history=history) | SETTINGS | settings
+    torch.set_rng_state(generator)
     net = deepcopy(arguments["net"])
-    with pytest.raises(ValueError, match=f"checkpoint: .*run\\.pt {message}"):
+    with pytest.raises(ValueError, match=f"checkpoint: .*run\\.pt is of a run with {message}"):
         train(**arguments)
-    assert stored.read_bytes() == before
-    assert same(arguments["net"], net)
+    assert stored.read_bytes() == before and history == History()
+    assert same(arguments["net"], net) and torch.equal(torch.get_rng_state(), generator)
+    assert [*map(vars, arguments["net"].parameters())] == [*map(vars, net.parameters())]
+
+
+def test_a_checkpoint_knows_another_dtype_and_a_test_set_taken_away(stored: Path, tmp_path: Path) -> None:
+    doubles = TensorDataset(TRAIN.tensors[0].double(), TRAIN.tensors[1])
+    with pytest.raises(ValueError, match="is of a run with train_set"):
+        train(noisy().double(), doubles, lr=0.1, checkpoint=stored, **SETTINGS)
+    path = tmp_path / "run.pt"
+    run(noisy(), checkpoint=path, **SETTINGS)
+    with pytest.raises(ValueError, match="is of a run with test_set of 7 examples, SHA-256 .*, not none"):
+        train(noisy(), TRAIN, lr=0.1, checkpoint=path, **SETTINGS)
+    with pytest.raises(ValueError, match=f"expected a file in a folder that exists, got {tmp_path}"):
+        run(noisy(), checkpoint=tmp_path, **SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -421,13 +458,18 @@ def test_a_checkpoint_of_another_run_is_refused(settings: dict, message: str, st
         lambda data: pickled([1, 2]),
         lambda data: pickled(dict(net={})),
         lambda data: pickled(dict(settings=3, generators=[])),
+        lambda data: pickled(torch.load(io.BytesIO(data)) | dict(format="lessons_lib checkpoint 1")),
+        lambda data: pickled(torch.load(io.BytesIO(data)) | dict(history=dict(losses=[]))),
     ],
 )
 def test_a_spoilt_checkpoint_is_refused_and_kept(spoil: Callable[[bytes], bytes], stored: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     path.write_bytes(spoil(stored.read_bytes()))
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"checkpoint: .*run\.pt is no whole checkpoint of ours; it stays as it is"):
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint: .*run\.pt is not a complete checkpoint of this version of lessons_lib; left unchanged",
+    ):
         train(noisy(), TRAIN, lr=0.1, checkpoint=path, **SETTINGS)
     assert path.read_bytes() == before
 
@@ -445,19 +487,16 @@ def test_a_checkpoint_must_be_a_path_into_a_folder_that_exists(tmp_path: Path) -
         run(linear(), checkpoint=tmp_path / "no" / "run.pt")
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     short = SETTINGS | dict(num_epochs=1)
     run(noisy(), lr=cooling, checkpoint=path, **short)
     before = path.read_bytes()
 
-    def half_saved(state: object, file: Path) -> None:
-        file.write_bytes(before[:100])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr(torch, "save", half_saved)
+    (tmp_path / "run.pt.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
         run(noisy(), lr=cooling, checkpoint=path, **SETTINGS)
+    assert [*tmp_path.iterdir()] == [path]
     assert path.read_bytes() == before
     resumed = noisy()
     history = run(resumed, lr=cooling, checkpoint=path, **SETTINGS)
@@ -480,6 +519,137 @@ def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match="^torchrun: expected at most 1 processes, one a GPU, got 2$"):
         join()
     assert len(said) == 5
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    with pytest.raises(RuntimeError, match="^join: expected a process that torchrun has started$"):
+        join()
+
+
+# What can be trained and tested
+
+X, Y = TRAIN.tensors
+
+
+@pytest.mark.parametrize(
+    ("dataset", "error", "message"),
+    [
+        (TensorDataset(X), ValueError, "expected two tensors, images and labels, got 1"),
+        (TensorDataset(X, Y, Y), ValueError, "expected two tensors, images and labels, got 3"),
+        (
+            TensorDataset(X.to(torch.uint8), Y),
+            TypeError,
+            "expected images in the net's dtype, torch.float32, got torch.u",
+        ),
+        (
+            TensorDataset(X.double(), Y),
+            TypeError,
+            "expected images in the net's dtype, torch.float32, got torch.float64",
+        ),
+        (TensorDataset(X.half(), Y), TypeError, "expected images in the net's dtype, torch.float32, got torch.float16"),
+        (TensorDataset(X, Y.float()), TypeError, "expected integers as labels, got torch.float32"),
+        (TensorDataset(X, Y > 0), TypeError, "expected integers as labels, got torch.bool"),
+        (TensorDataset(X, Y[:, None]), ValueError, r"expected a label an image, shape \(10,\), got \(10, 1\)"),
+        (TensorDataset(X, Y - 1), ValueError, "expected labels from 0, got -1"),
+        (TensorDataset(X, Y * 0 - 100), ValueError, "expected labels from 0, got -100"),  # which PyTorch would ignore
+        (TensorDataset(X, Y + 1), ValueError, "expected labels below 3, the net's scores, got 3"),
+    ],
+)
+def test_a_set_that_does_not_fit_the_net_is_refused_by_name(
+    dataset: TensorDataset, error: type[Exception], message: str
+) -> None:
+    net = linear()
+    with pytest.raises(error, match=f"^train_set: {message}"):
+        train(net, dataset, TEST, lr=0.1, batch_size=4)
+    with pytest.raises(error, match=f"^test_set: {message}"):
+        train(net, TRAIN, dataset, lr=0.1, batch_size=4)
+    with pytest.raises(error, match=f"^dataset: {message}"):
+        evaluate(net, dataset)
+    assert same(net, linear())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32], ids=str)
+def test_labels_may_be_any_integers(dtype: torch.dtype) -> None:
+    net, expected = linear(), linear()
+    sets = [TensorDataset(images, labels.to(dtype)) for images, labels in (TRAIN.tensors, TEST.tensors)]
+    assert train(net, *sets, lr=0.1, batch_size=4) == train(expected, TRAIN, TEST, lr=0.1, batch_size=4)
+    assert same(net, expected)
+
+
+def test_numbers_of_numpy_and_pytorch_will_do() -> None:
+    net, expected = linear(), linear()
+    settings = dict(momentum=np.float32(0.5), weight_decay=torch.tensor(0.25), batch_size=np.int32(4), seed=np.uint8(3))
+    history = run(net, lr=np.float32(0.5), num_epochs=torch.tensor(2), **settings)
+    settings = dict(momentum=0.5, weight_decay=0.25, batch_size=4, seed=3)
+    assert run(expected, lr=0.5, num_epochs=2, **settings) == history
+    assert same(net, expected) and {type(rate) for rate in history.lr} == {float}
+    assert evaluate(net, TEST, batch_size=np.int64(2)) == evaluate(net, TEST, batch_size=2)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_trains_where_no_gradients_are_recorded(mode: Callable) -> None:
+    net, expected = linear(), linear()
+    with mode():
+        history = run(net)
+        sets = [TensorDataset(*(t.clone() for t in dataset.tensors)) for dataset in (TRAIN, TEST)]
+        assert not torch.is_grad_enabled()
+    assert history == run(expected) and same(net, expected)
+    assert train(linear(), *sets, lr=0.1, num_epochs=2, batch_size=4) == history
+
+
+def test_a_net_made_in_inference_mode_is_refused() -> None:
+    with torch.inference_mode():
+        net = linear()
+        with pytest.raises(ValueError, match="^net: expected parameters made outside of torch.inference_mode$"):
+            run(net)
+
+
+@pytest.mark.parametrize(
+    "call", [num_parameters, lambda net: evaluate(net, TEST), lambda net: eval_mode(net).__enter__()]
+)
+def test_a_net_must_be_a_module(call: Callable) -> None:
+    with pytest.raises(TypeError, match="^net: expected an nn.Module, got int$"):
+        call(3)
+    with pytest.raises(TypeError, match="^net: expected an nn.Module, got int$"):
+        run(3)
+
+
+def test_a_lazy_net_is_refused_until_it_has_its_shapes() -> None:
+    net = nn.LazyLinear(3)
+    for call in (num_parameters, run, lambda net: evaluate(net, TEST)):
+        with pytest.raises(ValueError, match="^net: expected parameters that have their shapes; call it on an example"):
+            call(net)
+    net(X)
+    assert num_parameters(net) == 15
+
+
+def test_no_gradient_passes_through() -> None:
+    with pytest.raises(TypeError, match=r"^train_set\.tensors\[0\]: expected plain numbers, which no gradient"):
+        train(linear(), TensorDataset(X.clone().requires_grad_(), Y), lr=0.1, batch_size=4)
+    with pytest.raises(TypeError, match=r"^dataset\.tensors\[0\]: expected plain numbers, which no gradient"):
+        torch.func.grad(lambda images: torch.tensor(evaluate(linear(), TensorDataset(images, Y))[0]))(X)
+
+
+def test_scores_of_another_shape_are_refused() -> None:
+    net = nn.Sequential(linear(), nn.Unflatten(1, (3, 1)))
+    for call in (run, lambda net: evaluate(net, TEST)):
+        with pytest.raises(ValueError, match=r"^net: expected scores of shape \(m, num_classes\), got \(\d, 3, 1\)"):
+            call(net)
+
+
+def test_what_is_frozen_stays() -> None:
+    net = with_batch_norm()
+    net[0].requires_grad_(False)
+    net[1].eval()
+    before = deepcopy(net)
+    run(net)
+    assert same(net[0], before[0]) and not same(net[3], before[3])
+    assert torch.equal(net[1].running_mean, before[1].running_mean) and not torch.equal(net[1].weight, before[1].weight)
+    assert [module.training for module in net] == [True, False, True, True]
+    net.eval()
+    run(net)
+    assert not torch.equal(net[1].running_mean, before[1].running_mean)  # all of it was put in train mode
+    assert net.training and net[1].training
+    with pytest.raises(ValueError, match="^net: expected parameters to train, got none$"):
+        run(net.requires_grad_(False))
 
 
 # evaluate
@@ -535,6 +705,12 @@ def test_counts_what_is_learned_and_not_the_averages(net: nn.Module, count: int)
     assert num_parameters(net) == count
 
 
+def test_counts_no_frozen_parameter() -> None:
+    net = with_batch_norm()
+    net[0].requires_grad_(False)
+    assert num_parameters(net) == 10 + 18
+
+
 def test_counts_a_shared_parameter_once() -> None:
     layer = nn.Linear(3, 3)
     assert num_parameters(nn.Sequential(layer, nn.ReLU(), layer)) == 12
@@ -551,10 +727,12 @@ def test_counts_a_shared_parameter_once() -> None:
         (dict(lr=True), "lr: expected a number, got True"),
         (dict(lr=None), "lr: expected a number, got None"),
         (dict(lr=lambda step: None), "lr: expected a number, got None"),
-        (dict(lr=lambda step: torch.tensor(0.5)), r"lr: expected a number, got tensor\(0\.5000\)"),
+        (dict(lr=lambda step: torch.tensor([0.5])), r"lr: expected a number, got tensor\(\[0\.5000\]\)"),
         (dict(momentum="0.9"), "momentum: expected a number, got '0.9'"),
         (dict(momentum=True), "momentum: expected a number, got True"),
         (dict(weight_decay=None), "weight_decay: expected a number, got None"),
+        (dict(seed=None), "seed: expected an int, got None"),
+        (dict(batch_size=4, on_epoch=3), "on_epoch: expected a function, got 3"),
         (dict(train_set=[1, 2]), "train_set: expected a TensorDataset, got list"),
         (dict(test_set=[1, 2]), "test_set: expected a TensorDataset, got list"),
         (dict(batch_size=4, history=[]), r"history: expected a History, got \[\]"),
@@ -570,11 +748,11 @@ def test_a_value_of_another_type_is_refused(settings: dict, message: str) -> Non
 @pytest.mark.parametrize(
     ("rate", "error", "message"),
     [
-        (0, ValueError, "lr: expected a positive number, got 0"),
-        (-1.0, ValueError, r"lr: expected a positive number, got -1\.0"),
-        (math.nan, ValueError, "lr: expected a positive number, got nan"),
+        (0, ValueError, "lr: expected a number in .0, inf., got 0"),
+        (-1.0, ValueError, r"lr: expected a number in .0, inf., got -1\.0"),
+        (math.nan, ValueError, "lr: expected a number in .0, inf., got nan"),
         (None, TypeError, "lr: expected a number, got None"),
-        (torch.tensor(0.5), TypeError, r"lr: expected a number, got tensor\(0\.5000\)"),
+        (torch.tensor([0.5]), TypeError, r"lr: expected a number, got tensor\(\[0\.5000\]\)"),
     ],
     ids=str,
 )
@@ -606,7 +784,7 @@ def test_without_a_test_set_nothing_is_tested() -> None:
 def test_a_net_without_parameters_is_tested_but_not_trained() -> None:
     scores, labels = torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0]]), torch.tensor([0, 1, 1])
     assert evaluate(nn.Identity(), TensorDataset(scores, labels))[1] == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="^net: expected one with parameters to train, got none$"):
+    with pytest.raises(ValueError, match="^net: expected parameters to train, got none$"):
         train(nn.Identity(), TensorDataset(scores, labels), lr=0.1, batch_size=1)
 
 
@@ -639,8 +817,9 @@ def test_the_default_dtype_comes_back_after_an_error() -> None:
     with pytest.raises(KeyError), default_dtype(torch.float64):
         assert torch.zeros(1).dtype == torch.float64
         raise KeyError
-    with pytest.raises(TypeError, match="floating-point"), default_dtype(torch.int32):
-        pass
+    for dtype in (torch.int32, torch.complex64, "float32"):
+        with pytest.raises(TypeError, match="^dtype: expected a floating-point dtype, got "), default_dtype(dtype):
+            pass
     assert torch.zeros(1).dtype == torch.float32
 
 
