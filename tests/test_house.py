@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import requires, version
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +17,12 @@ from tools import fork, lesson
 from tools.fork import address
 from tools.notebooks import ROOT, read
 
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 LISTED = re.findall(r"file: book/(\w+)$", (ROOT / "_toc.yml").read_text(), re.M)
 NOTEBOOKS = [stem for stem in LISTED if (ROOT / f"book/{stem}.ipynb").exists()]
 LESSONS = [stem for stem in NOTEBOOKS if stem != "benchmarks"]  # which teaches no module
@@ -163,10 +169,28 @@ def test_no_lesson_uses_a_term_of_the_glossary_before_the_one_that_brings_it() -
             assert not re.search(rf"(?i)\b{re.escape(term)}s?\b", said[earlier]), f"{earlier}: {term}"
 
 
+def pins(name: str) -> list[Requirement]:
+    return [Requirement(line) for line in (ROOT / name).read_text("utf-8").splitlines()]
+
+
+def test_the_book_is_built_with_the_versions_that_are_tested_and_without_pytorch() -> None:
+    book, everything = (
+        {(pin.name, str(pin.specifier)) for pin in pins(f"requirements{part}.txt")} for part in ("-book", "")
+    )
+    assert book < everything
+    assert "torch" not in dict(book)
+
+
+@pytest.mark.parametrize("module", ["figures", "sliders"])
+def test_the_modules_that_build_the_book_do_without_pytorch(module: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; import lessons_lib.{module}"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_every_requirement_is_pinned_and_the_environment_is_the_pinned_one() -> None:
-    pins = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    assert all([s.operator for s in pin.specifier] == ["=="] for pin in pins)
-    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    pinned = pins("requirements.txt")
+    assert all([s.operator for s in pin.specifier] == ["=="] for pin in pinned)
+    here = [pin for pin in pinned if pin.marker is None or pin.marker.evaluate()]
     wrong = {pin.name: version(pin.name) for pin in here if not pin.specifier.contains(version(pin.name))}
     assert wrong == {}
 
@@ -195,10 +219,9 @@ def test_the_wheel_is_bounded_loosely_and_carries_data_styles_and_licences(tmp_p
 
 def test_the_oldest_versions_that_the_wheel_allows_are_tried() -> None:
     tried = dict(re.findall(r"([\w]+)==([\d.]+)", (ROOT / ".github/workflows/book.yml").read_text()))
-    for need in map(Requirement, requires("lessons_lib")):
-        if need.marker is None:
-            (bound,) = need.specifier
-            assert (bound.operator, f"{tried[need.name]}.".startswith(f"{bound.version}.")) == (">=", True), need
+    for need in map(Requirement, PYPROJECT["project"]["dependencies"]):
+        (bound,) = need.specifier
+        assert (bound.operator, f"{tried[need.name]}.".startswith(f"{bound.version}.")) == (">=", True), need
 
 
 def test_importing_a_lesson_s_module_is_light() -> None:
@@ -210,10 +233,23 @@ def test_importing_a_lesson_s_module_is_light() -> None:
 
 
 def test_every_dependency_has_its_purpose_and_licence() -> None:
-    wanted = {Requirement(line).name for line in requires("lessons_lib")}
+    groups = PYPROJECT["dependency-groups"]
+    named = [*PYPROJECT["project"]["dependencies"], *groups["book"], *groups["dev"][1:]]  # dev begins with all of book
+    wanted = {Requirement(line).name for line in named}
     rows = re.findall(r"^\| ([\w-]+) \| (.+) \| (.+) \|$", (ROOT / "DEPENDENCIES.md").read_text(), re.M)
     assert {name for name, *_ in rows} - {"library"} == wanted
     assert len(rows) - 2 == len(wanted)  # each once, and the heads of two tables
+
+
+def test_git_leaves_the_ends_of_lines_alone(tmp_path: Path) -> None:
+    files = [".gitattributes", ".ci/run", "Makefile", "book/sgd.ipynb"]
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    git = ["git", "-c", "core.autocrlf=true"]  # as many have it on Windows
+    for command in (["init"], ["add", "."], ["checkout-index", "--all", "--prefix=out/"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True, capture_output=True)
+    assert [name for name in files if b"\r" in (tmp_path / "out" / name).read_bytes()] == []
 
 
 def test_actions_are_pinned_to_commits() -> None:

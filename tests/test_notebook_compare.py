@@ -442,18 +442,24 @@ def emptied(notebook: NotebookNode) -> NotebookNode:
     return other
 
 
+def nbval(folder: Path, *options: str, **environment: str) -> str:
+    """What pytest prints when it runs the notebooks in a folder."""
+    (folder / "pytest.ini").write_text("[pytest]")
+    plugin = ["-p", "tests.notebook_compare", "--nbval", "--rootdir", folder, "-c", folder / "pytest.ini"]
+    command = [sys.executable, "-m", "pytest", "--color=no", *plugin, *options, folder]
+    process = subprocess.run(
+        map(str, command), cwd=notebooks.ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
+    return process.stdout + process.stderr
+
+
 def test_nbval_fails_each_spoilt_cell_and_no_other(executed: NotebookNode, tmp_path: Path) -> None:
     for change in (tampered, emptied):
         (tmp_path / f"{change.__name__}.ipynb").write_text(notebooks.dumps(change(executed)))
-    (tmp_path / "pytest.ini").write_text("[pytest]")
     kernel = tmp_path / "kernels/python3/kernel.json"  # another environment's python3, which comes first
     kernel.parent.mkdir(parents=True)
     kernel.write_text('{"argv": ["false"], "display_name": "Python 3", "language": "python"}')
-    environment = os.environ | {"JUPYTER_PATH": str(tmp_path), "PYTHONPATH": "", "TQDM_DISABLE": ""}
-    options = ["-p", "tests.notebook_compare", "--nbval", "--rootdir", tmp_path, "-c", tmp_path / "pytest.ini"]
-    command = [sys.executable, "-m", "pytest", "--color=no", *options, tmp_path]
-    process = subprocess.run(map(str, command), cwd=notebooks.ROOT, env=environment, capture_output=True, text=True)
-    report = process.stdout
+    report = nbval(tmp_path, JUPYTER_PATH=str(tmp_path), PYTHONPATH="", TQDM_DISABLE="")
     failed = {(name, NAMES[int(cell)]) for name, cell in re.findall(r"FAILED \S*?(\w+)\.ipynb::Cell (\d+)", report)}
     quiet = {"setup", "silent", "progress", "excused", "widget"}
     expected = {("emptied", name) for name in set(NAMES) - quiet}
@@ -462,6 +468,46 @@ def test_nbval_fails_each_spoilt_cell_and_no_other(executed: NotebookNode, tmp_p
     assert f"{len(expected)} failed, {2 * len(NAMES) - len(expected)} passed" in report
     assert "output 1, stdout: line 1: '0.26' (stored) vs '0.25' (fresh)" in report
     assert "text/html: frame 1: " in report
+
+
+MATPLOTLIBRC = "axes.grid: True\naxes.facecolor: black\nsvg.fonttype: path\nfont.size: 20\n"
+STARTUP = "from matplotlib import pyplot\npyplot.style.use('dark_background')\nprint('ready')\n"
+SETTINGS = "c.InteractiveShellApp.exec_lines = ['print(1)']\nc.PlainTextFormatter.float_precision = '%.2f'\n"
+
+
+def configured(home: Path) -> dict[str, str]:
+    """A home full of configuration, and variables that lead to more."""
+    files = {
+        ".config/matplotlib/matplotlibrc": MATPLOTLIBRC,
+        "matplotlibrc": MATPLOTLIBRC,
+        ".ipython/profile_default/startup/start.py": STARTUP,
+        ".ipython/profile_default/ipython_config.py": SETTINGS,
+        ".jupyter/jupyter_config.json": "{",
+        "startup.py": STARTUP,
+    }
+    for name, text in files.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    places = dict(HOME="", MATPLOTLIBRC="matplotlibrc", PYTHONSTARTUP="startup.py", IPYTHONDIR=".ipython")
+    places |= dict(JUPYTER_CONFIG_DIR=".jupyter", MPLCONFIGDIR=".config/matplotlib")
+    return {name: str(home / place) for name, place in places.items()}
+
+
+ELSEWHERE: dict[str, Callable[[Path], dict[str, str]]] = {
+    "a home full of configuration": configured,
+    "no home to write to, no UTF-8": lambda _: dict(
+        HOME=os.devnull, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+    ),
+}
+
+
+@pytest.mark.parametrize("configuration", ELSEWHERE)
+def test_nobodys_configuration_reaches_a_lesson(configuration: str, executed: NotebookNode, tmp_path: Path) -> None:
+    folder = tmp_path / "a b é"
+    folder.mkdir()
+    (folder / "lesson.ipynb").write_text(notebooks.dumps(executed), "utf-8")
+    report = nbval(folder, **ELSEWHERE[configuration](tmp_path / "home"))
+    assert f"{len(NAMES)} passed" in report and "failed" not in report, report
 
 
 def test_a_refreshed_notebook_is_clean_and_refreshing_it_again_changes_nothing(
