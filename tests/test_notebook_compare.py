@@ -5,6 +5,7 @@ import io
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -443,14 +444,14 @@ def emptied(notebook: NotebookNode) -> NotebookNode:
 
 
 def nbval(folder: Path, *options: str, **environment: str) -> str:
-    """What pytest prints when it runs the notebooks in a folder."""
-    (folder / "pytest.ini").write_text("[pytest]")
+    """What pytest prints when it runs the notebooks in a folder, and the status with which it ends."""
+    (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error")
     plugin = ["-p", "tests.notebook_compare", "--nbval", "--rootdir", folder, "-c", folder / "pytest.ini"]
     command = [sys.executable, "-m", "pytest", "--color=no", *plugin, *options, folder]
     process = subprocess.run(
         map(str, command), cwd=notebooks.ROOT, env=os.environ | environment, capture_output=True, text=True
     )
-    return process.stdout + process.stderr
+    return f"{process.stdout}{process.stderr}\nstatus {process.returncode}"
 
 
 def test_nbval_fails_each_spoilt_cell_and_no_other(executed: NotebookNode, tmp_path: Path) -> None:
@@ -468,6 +469,55 @@ def test_nbval_fails_each_spoilt_cell_and_no_other(executed: NotebookNode, tmp_p
     assert f"{len(expected)} failed, {2 * len(NAMES) - len(expected)} passed" in report
     assert "output 1, stdout: line 1: '0.26' (stored) vs '0.25' (fresh)" in report
     assert "text/html: frame 1: " in report
+
+
+def put(path: Path, *cells: str) -> None:
+    """A notebook whose cells have each printed a one."""
+    made = [v4.new_code_cell(source, outputs=[printed("1\n")], execution_count=n) for n, source in enumerate(cells, 1)]
+    path.write_text(v4.writes(v4.new_notebook(cells=made, metadata={"kernelspec": notebooks.KERNELSPEC})))
+
+
+def test_a_notebook_is_run_again_until_it_has_passed_as_it_is(tmp_path: Path) -> None:
+    def run(*options: str) -> tuple[set[str], str]:
+        """Which notebooks were run, and how it ended."""
+        report = nbval(tmp_path, "--changed", "-v", *options)
+        return set(re.findall(r"(\w+)(?:::|\.)ipynb::", report)), report[report.index("\nstatus") + 8 :]
+
+    one, two = tmp_path / "one.ipynb", tmp_path / "two.ipynb"
+    put(one, "print(1)")
+    put(two, "print(1)", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+    assert run()[1] == "-9"  # interrupted
+    put(two, "print(1)", "print(2)")
+    assert run() == ({"one", "two"}, "1")
+    put(two, "print(1)", "print(1)")
+    assert run("-k", "0") == ({"two"}, "0")  # only a part
+    assert run("-n1") == ({"two"}, "0")
+    assert run() == (set(), "0")
+    put(one, "print(1)  # changed")
+    assert run() == ({"one"}, "0")
+
+
+@pytest.mark.parametrize(
+    "name", ["lessons_lib/data.py", "lessons_lib/slider.js", "tools/notebooks.py", "lessons_lib/new.py"]
+)
+def test_a_change_of_the_library_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("lessons_lib", "tools"):
+        shutil.copytree(notebooks.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(notebook_compare, "ROOT", tmp_path)
+    before = notebook_compare.surroundings()
+    assert before == notebook_compare.surroundings()
+    with (tmp_path / name).open("a") as file:
+        file.write("\n")
+    assert notebook_compare.surroundings() != before
+
+
+def test_a_change_of_the_environment_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = notebook_compare.surroundings()
+    monkeypatch.setattr(notebook_compare, "distributions", lambda: [])
+    assert notebook_compare.surroundings() != before
+    monkeypatch.undo()
+    monkeypatch.setattr("platform.python_version", lambda: "3.9.9")
+    assert notebook_compare.surroundings() != before
 
 
 MATPLOTLIBRC = "axes.grid: True\naxes.facecolor: black\nsvg.fonttype: path\nfont.size: 20\n"
