@@ -380,7 +380,8 @@ def pytest_configure(config: pytest.Config) -> None:
         setattr(owner, method.__name__, method)
     plugin.coalesce_streams = list  # nbval would join what is printed before a figure with what is printed after it
     config.option.nbval_current_env = True
-    config.option.nbval_cell_timeout = 500  # seconds: before pytest's own limit, for the kernel can say where it stood
+    # Seconds, fewer than pytest's own limit: the kernel can say where in a cell it stood.
+    config.option.nbval_cell_timeout = min(config.option.nbval_cell_timeout, 500)
     prepare_environment()
 
 

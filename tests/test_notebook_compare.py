@@ -497,6 +497,13 @@ def test_a_notebook_is_run_again_until_it_has_passed_as_it_is(tmp_path: Path) ->
     assert run() == ({"one"}, "0")
 
 
+def test_a_cell_that_hangs_is_named_with_where_it_stood(tmp_path: Path) -> None:
+    put(tmp_path / "hangs.ipynb", "def wait():\n    while True:\n        pass\nwait()")
+    report = nbval(tmp_path, "--nbval-cell-timeout=3")
+    assert "hangs.ipynb::Cell 0" in report and "Timeout of 3 seconds exceeded" in report
+    assert "KeyboardInterrupt" in report and "1 failed" in report, report
+
+
 @pytest.mark.parametrize(
     "name", ["lessons_lib/data.py", "lessons_lib/slider.js", "tools/notebooks.py", "lessons_lib/new.py"]
 )
