@@ -17,8 +17,9 @@ export PYTHONUTF8 := 1
 export LC_ALL := C
 export MPLCONFIGDIR := $(CURDIR)/.venv/etc/lessons/mplconfigdir
 
-# A process a core, with one thread each: threads that share a core wait for each other. A file stays in one process.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+# A process a core (what the system calls one), with one thread each: threads that share a core wait for each other. A file
+# stays in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope
 EXPLORE := $(PYTEST) -m hypothesis --hypothesis-profile explore
 
 .PHONY: help book serve pdf test env explore notebooks bench benchmarks mutants reruns coverage lesson colab-check fork lock clean whole
@@ -100,7 +101,7 @@ $(HTML): .venv/.book $(SOURCES)
 
 # An environment is complete while its stamp is there, which says where and for which Python it was made. Whatever changes
 # the environment takes the stamp away first and puts it back last; an environment without one is made anew.
-MADE = in $$(pwd -P) by Python $$($(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>&1)
+MADE = $$(pwd -P) and Python $$($(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null || echo '(none found)')
 VENV = @rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 STAMP = @echo "$(call MADE,$(@D)/bin/python)" > $@.part && mv $@.part $@
 PIP = python -m pip install --quiet
@@ -141,7 +142,7 @@ whole:
 	@for stamp in $(wildcard .venv/.book .venv-colab/.ready .venv-mutants/.ready); do \
 		made="$(call MADE,$(if $(filter file,$(origin PYTHON)),$$(dirname $$stamp)/bin/python,$(PYTHON)))"; \
 		test "$$(cat $$stamp)" = "$$made" || { \
-			echo "$$(dirname $$stamp) was made $$(cat $$stamp), and this is $$made: run \`make clean\`, then this again"; \
+			echo "$$(dirname $$stamp) was made for $$(cat $$stamp), not for $$made: run \`make clean\`, then this again"; \
 			exit 1; }; \
 	done
 

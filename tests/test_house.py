@@ -1,5 +1,6 @@
 """What holds the parts of the repository together: names, addresses, the wheel, the glossary."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -8,9 +9,11 @@ import zipfile
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from unittest.mock import DEFAULT, patch
 
 import pytest
 import yaml
+from hypothesis import settings
 from packaging.requirements import Requirement
 
 from tools import fork, lesson
@@ -86,6 +89,21 @@ def test_a_fork_points_to_itself_everywhere(owner: str, new: str, tmp_path: Path
         assert address() in text and path.read_text() == text.replace(address(), f"https://github.com/{new}")
     fork.main(address().removeprefix("https://github.com/"), tmp_path)
     assert {path: path.read_text() for path in before} == before
+
+
+def test_an_interrupted_fork_is_finished_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "book").mkdir()
+    for name in ("pyproject.toml", "_config.yml", "book/sgd.ipynb", "book/resnet.ipynb"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for step in range(4):
+        with (
+            patch("os.replace", side_effect=[*[DEFAULT] * step, KeyboardInterrupt], wraps=os.replace),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            fork.main(f"ann-{step}", tmp_path)
+        fork.main(f"ann-{step}", tmp_path)
+        files = [path.read_text() for path in tmp_path.rglob("*.*") if path.is_file() and path.suffix != ".part"]
+        assert len(files) == 4 and all(f"github.com/ann-{step}/book" in text for text in files)
 
 
 @pytest.mark.parametrize("owner", ["", "a b", "a/b/c", "https://github.com/ann", "../ann"])
@@ -256,6 +274,10 @@ def test_actions_are_pinned_to_commits() -> None:
     uses = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/book.yml").read_text())
     assert uses
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in uses)
+
+
+def test_random_cases_are_the_same_on_every_run_and_machine() -> None:
+    assert (settings.default.derandomize, settings.default.deadline, settings.default.database) == (True, None, None)
 
 
 def test_nothing_is_unpickled() -> None:

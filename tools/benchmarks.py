@@ -123,7 +123,11 @@ def processes() -> Rows:
 
 
 def launch(options: str, count: int = 1) -> None:
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
+    start = (
+        ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
+        if count > 1
+        else []
+    )
     subprocess.run([sys.executable, *start, "-m", "lessons_lib", *shlex.split(options)], check=True, cwd=ROOT)
 
 
