@@ -104,7 +104,7 @@ $(HTML): .venv/.book $(SOURCES)
 MADE = $$(pwd -P) and Python $$($(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null || echo '(none found)')
 VENV = @rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 STAMP = @echo "$(call MADE,$(@D)/bin/python)" > $@.part && mv $@.part $@
-PIP = python -m pip install --quiet
+PIP = python -m pip install --quiet --no-compile
 # Without an NVIDIA driver Linux needs none of CUDA's gigabytes. Where PyTorch's own index does not answer, they come.
 CPU = --no-deps --retries 0 --timeout 5 --index-url https://download.pytorch.org/whl/cpu
 
