@@ -1,25 +1,35 @@
 # The book's commands: `make` alone lists them.
 PYTHON ?= python3
 PORT ?= 8000
-export PYTHONHASHSEED = 0
-export PIP_DISABLE_PIP_VERSION_CHECK = 1
 BIN := .venv/bin
 HTML := _build/html/index.html
 SOURCES := _config.yml _toc.yml lessons_lib/slider.css lessons_lib/sliders.py $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*')
 
-# A process a core, with one thread each: threads that share a core wait for each other. A file stays in one process.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+# Nobody's configuration matters: what a shell, a git hook or an editor has set for Python, pytest, Jupyter, matplotlib
+# and git stays outside, and so does where pip would put packages instead of into the environment.
+unexport $(filter PYTHON% PYTEST% HYPOTHESIS% IPYTHON% JUPYTER% MPL% MATPLOTLIB%,$(.VARIABLES)) GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_NO_DEPS PIP_DRY_RUN PIP_REQUIRE_HASHES PIP_IGNORE_INSTALLED PIP_PYTHON
+export PIP_USER := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONHASHSEED := 0
+export PYTHONNOUSERSITE := 1
+export PYTHONUTF8 := 1
+export LC_ALL := C
+export MPLCONFIGDIR := $(CURDIR)/.venv/etc/lessons/mplconfigdir
 
+# A process a core (what the system calls one), with one thread each: threads that share a core wait for each other. A file
+# stays in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope
 EXPLORE := $(PYTEST) -m hypothesis --hypothesis-profile explore
 
-.PHONY: help book serve pdf test explore notebooks bench benchmarks mutants reruns coverage lesson colab-check fork lock clean
+.PHONY: help book serve pdf test env explore notebooks bench benchmarks mutants reruns coverage lesson colab-check fork lock clean whole
 .DELETE_ON_ERROR:
 
 help:            ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: $(HTML)    ## build the book, and say where to open it
-	@echo "The book is built. Open file://$(CURDIR)/$(HTML)"
+	@$(BIN)/python -c 'import pathlib; print("The book is built. Open", pathlib.Path("$(HTML)").resolve().as_uri())'
 
 serve: $(HTML)   ## build the book and serve it on this machine
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
@@ -27,13 +37,15 @@ serve: $(HTML)   ## build the book and serve it on this machine
 pdf: $(HTML) .venv/.chromium   ## print the book into one PDF
 	$(BIN)/python -m tools.pdf
 
-test: .venv/.ready .venv/.chromium   ## prove every number, picture and claim about them
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: .venv/.ready .venv/.chromium   ## lint, run all tests, run all lessons again and compare
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 	$(PYTEST) tests --ignore tests/browser --doctest-modules lessons_lib
-	$(PYTEST) -p tests.notebook_compare --nbval book
+	$(PYTEST) -p tests.notebook_compare --nbval book $(if $(filter-out false,$(CI)),,--changed)
 	$(MAKE) --no-print-directory book
 	$(PYTEST) tests/browser
+
+env: .venv/.ready   ## make the environment of the tests, with PyTorch and JupyterLab, and do nothing else
 
 explore: .venv/.ready   ## test random cases that are new each time (seeds=10 times; seed=7 draws them again)
 	@status=0; for seed in $(or $(seed),$(shell od -An -N$$((4 * $(or $(seeds),3))) -t u4 /dev/urandom)); do \
@@ -42,10 +54,10 @@ explore: .venv/.ready   ## test random cases that are new each time (seeds=10 ti
 	done; exit $$status
 
 notebooks: .venv/.ready   ## run the lessons again and store their outputs (only=batch_norm for one)
-	$(BIN)/python tools/notebooks.py $(only)
+	$(BIN)/python -m tools.notebooks $(only)
 
 bench: $(HTML) .venv/.chromium   ## measure our layers against PyTorch's, as ratios in one run, and the built sliders
-	$(BIN)/python tools/bench.py
+	$(BIN)/python -m tools.bench
 	$(BIN)/python -m tests.browser.bench
 
 benchmarks: .venv/.chromium $(HTML)   ## measure all that the page of benchmarks shows (only=layers for a part): hours
@@ -67,43 +79,72 @@ lesson: .venv/.ready   ## begin a lesson: notebook, module, test (name=weight_de
 	$(BIN)/python -m tools.lesson '$(name)'
 
 colab-check: .venv-colab/.ready   ## run the lessons beside Colab's versions, each in an empty folder (only=batch_norm)
-	.venv-colab/bin/python tools/colab.py $(only)
+	.venv-colab/bin/python -m tools.colab $(only)
 
 fork:            ## point all links to your own copy on GitHub (owner=NAME)
-	$(PYTHON) tools/fork.py '$(owner)'
+	$(PYTHON) -m tools.fork '$(owner)'
 
 lock:            ## pin the newest environment that pyproject.toml allows (needs uv)
-	$(PYTHON) tools/lock.py
+	$(PYTHON) -m tools.lock
 
 clean:           ## remove what the other commands made, but not the training runs in runs/
 	rm -rf _build .venv .venv-colab .venv-mutants *.egg-info .pytest_cache .hypothesis .coverage
 	find . \( -name __pycache__ -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
-# A clean build each time: after a failed one Sphinx can call an incremental one a success.
-$(HTML): .venv/.ready $(SOURCES)
-	rm -rf _build
-	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+# A clean build each time: after a failed one Sphinx can call an incremental one a success. It replaces the old book when
+# it is complete, dated from its start, so that a change made meanwhile is not missed.
+$(HTML): .venv/.book $(SOURCES)
+	@rm -rf _build/part && mkdir -p _build/part && touch _build/part/start
+	$(BIN)/python -c 'from jupyter_book.cli.main import main; main()' build . --path-output _build/part -W -n --keep-going --quiet >/dev/null
+	@touch -r _build/part/start _build/part/$(HTML)
+	@rm -rf _build/html && mv _build/part/_build/html _build/html && rm -rf _build/part
 
-.venv/.ready: requirements.txt pyproject.toml
+# An environment is complete while its stamp is there, which says where and for which Python it was made. Whatever changes
+# the environment takes the stamp away first and puts it back last; an environment without one is made anew.
+MADE = $$(pwd -P) and Python $$($(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null || echo '(none found)')
+VENV = @rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+STAMP = @echo "$(call MADE,$(@D)/bin/python)" > $@.part && mv $@.part $@
+PIP = python -m pip install --quiet --no-compile
+# Without an NVIDIA driver Linux needs none of CUDA's gigabytes. Where PyTorch's own index does not answer, they come.
+CPU = --no-deps --retries 0 --timeout 5 --index-url https://download.pytorch.org/whl/cpu
+
+.venv/.book: requirements-book.txt | whole
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 	|| { echo "Python 3.10 to 3.13 is needed: make clean, then make PYTHON=python3.12, say"; exit 1; }
-	@echo "Making the environment in .venv: some minutes, the first time"
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -r requirements.txt
-	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
-	touch $@
+	@echo "Making the environment in .venv: a minute or so, the first time"
+	@test -e $@ || { rm -rf .venv && $(PYTHON) -m venv .venv; }
+	@rm -f $@
+	$(BIN)/$(PIP) -r requirements-book.txt
+	$(STAMP)
 
-.venv-colab/.ready: tools/colab.txt
-	rm -rf .venv-colab
-	$(PYTHON) -m venv .venv-colab
-	.venv-colab/bin/python -m pip install -q -r tools/colab.txt
-	touch $@
+.venv/.ready: .venv/.book requirements.txt pyproject.toml
+	@echo "Adding PyTorch and what the tests need: some minutes, the first time"
+	@mv .venv/.book .venv/.part
+	@test "$$(uname)" != Linux || test -e /proc/driver/nvidia/version \
+	|| $(BIN)/$(PIP) $(CPU) "$$(grep -o '^torch==[^ ]*' requirements.txt)" 2>/dev/null || true
+	$(BIN)/$(PIP) -r requirements.txt
+	$(BIN)/$(PIP) --no-deps --no-build-isolation -e .
+	@mv .venv/.part .venv/.book
+	@touch $@
 
-.venv-mutants/.ready: requirements.txt
-	rm -rf .venv-mutants
-	$(PYTHON) -m venv .venv-mutants
-	.venv-mutants/bin/python -m pip install -q -r requirements.txt mutmut==3.8.1
-	touch $@
+.venv-colab/.ready: tools/colab.txt | whole
+	$(VENV)
+	$(@D)/bin/$(PIP) -r tools/colab.txt
+	$(STAMP)
+
+.venv-mutants/.ready: requirements.txt | whole
+	$(VENV)
+	$(@D)/bin/$(PIP) -r requirements.txt mutmut==3.8.1
+	$(STAMP)
+
+# The Python is the one that was asked for, as in `make PYTHON=python3.12`, else whatever now stands in the environment.
+whole:
+	@for stamp in $(wildcard .venv/.book .venv-colab/.ready .venv-mutants/.ready); do \
+		made="$(call MADE,$(if $(filter file,$(origin PYTHON)),$$(dirname $$stamp)/bin/python,$(PYTHON)))"; \
+		test "$$(cat $$stamp)" = "$$made" || { \
+			echo "$$(dirname $$stamp) was made for $$(cat $$stamp), not for $$made: run \`make clean\`, then this again"; \
+			exit 1; }; \
+	done
 
 # A browser that starts: the system's own, else Playwright's, else Debian's.
 PROBE := $(BIN)/python -m tests.browser.conftest

@@ -1,6 +1,7 @@
 """One look for all plots: colours, sizes, and SVG that follows the theme of the page it stands in.
 
-Importing this module sets matplotlib's defaults. A figure that a reader is to see ends in `show(fig, alt)`.
+Importing this module sets matplotlib's defaults, whatever a matplotlibrc or a style has set before. A figure that a
+reader is to see ends in `show(fig, alt)`.
 """
 
 import base64
@@ -24,6 +25,7 @@ COLOURS = dict(blue="#0068a8", orange="#b84a00", green="#00785a", purple="#9c437
 INK, GREY, PAPER = "#1f2328", "#646a73", "#ffffff"
 _NAMES = {colour: name for name, colour in COLOURS.items()} | {INK: "ink", GREY: "grey", PAPER: "paper"}
 
+matplotlib.rcdefaults()
 matplotlib.rcParams.update(
     {
         "axes.edgecolor": GREY,
@@ -56,6 +58,12 @@ matplotlib.rcParams.update(
         "ytick.labelcolor": INK,
     }
 )
+# A style sets the colour of ticks, which their labels inherit unless told otherwise, as they are above: a reader's dark
+# style would leave them dark.
+for _style in plt.style.library.values():
+    for _tick in ("xtick", "ytick"):
+        if f"{_tick}.color" in _style:
+            _style.setdefault(f"{_tick}.labelcolor", _style[f"{_tick}.color"])
 
 _SVG = "{http://www.w3.org/2000/svg}"
 ElementTree.register_namespace("", _SVG[1:-1])
@@ -112,7 +120,7 @@ def box(ax: Axes, x: float, y: float, text: str, colour: str = INK, width: float
     """
     corner, style = (x - width / 2, y - height / 2), f"round,pad=0,rounding_size={height / 4}"
     ax.add_patch(FancyBboxPatch(corner, width, height, style, facecolor=PAPER, edgecolor=colour, linewidth=1.5))
-    ax.text(x, y, text, ha="center", va="center_baseline", fontsize="small")
+    ax.text(x, y, text, color=INK, ha="center", va="center_baseline", fontsize="small")
 
 
 def arrow(ax: Axes, *points: tuple[float, float], colour: str = INK) -> None:

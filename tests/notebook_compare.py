@@ -5,19 +5,27 @@
 Words must match, numbers agree to 1e-6 of their size, figures look the same to half a pixel. A cell that trains or
 measures says in its own source how far it may stray: `# tolerance: ±0.03, ±8 px, losses differ between processors`.
 A px is one unit of a figure's SVG.
+
+With `--changed` a notebook is not run again that has passed since it, the library, this plugin and the environment last
+changed.
 """
 
 import base64
+import hashlib
 import inspect
 import io
 import math
+import os
+import platform
 import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
+from importlib.metadata import distributions
 from itertools import zip_longest
 from os.path import commonprefix
+from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -27,7 +35,7 @@ from nbformat import NotebookNode
 from nbval import plugin
 from PIL import Image
 
-from tools.notebooks import prepare_environment, tidy
+from tools.notebooks import ROOT, prepare_environment, read, tidy
 
 UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 # Digits that are part of a name or of another number, as in Conv2d, fc1.0 and 1.2.3, are text.
@@ -292,13 +300,88 @@ for owner, method in STAND_INS:  # an nbval that calls other methods would compa
 assert list(inspect.signature(plugin.coalesce_streams).parameters) == ["outputs"], "nbval has changed"
 
 
+LONGEST = ("densenet", "resnet", "learning_rate", "minibatch_sgd", "batch_norm")  # start first, or cores end up idle
+
+
+def surroundings() -> str:
+    """What decides besides itself whether a notebook passes: the machine, what is installed, the library, our tools."""
+    installed = sorted(f"{found.name} {found.version}" for found in distributions())
+    files = [*(ROOT / "lessons_lib").rglob("*"), *(ROOT / "tools").glob("*.py"), Path(__file__)]
+    code = sorted((str(path), digest(path.read_bytes())) for path in files if path.is_file() and path.suffix != ".pyc")
+    return repr((platform.uname(), platform.python_version(), installed, code))
+
+
+def digest(content: bytes | str) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+class Memory:
+    """Which notebooks have passed as they now are, in pytest's cache. With `--changed` these are not run again, unless
+    they are named one by one."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config, self.passed, around = config, Counter[str](), surroundings()
+        found = [
+            path for place in map(Path, config.args) for path in (place.rglob("*.ipynb") if place.is_dir() else [place])
+        ]
+        self.paths = {os.path.relpath(path, config.rootpath): path for path in found if path.suffix == ".ipynb"}
+        self.states = {name: digest(digest(path.read_bytes()) + around) for name, path in self.paths.items()}
+        config.option.unchanged = []
+        if config.option.changed:
+            known = [name for name, state in self.states.items() if config.cache.get(f"passed/{name}", None) == state]
+            config.option.unchanged = [name for name in known if self.paths[name] not in map(Path, config.args)]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["unchanged"] = self.config.option.unchanged
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        name = report.nodeid.partition("::")[0]
+        if not report.passed:
+            self.passed[name] -= 1_000_000
+        elif report.when == "call":
+            self.passed[name] += 1
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        for name, passed in self.passed.items():
+            cells = [cell.cell_type for cell in read(self.paths[name]).cells]
+            if passed < 0 or passed == cells.count("code"):  # else not all of it was run
+                self.config.cache.set(f"passed/{name}", self.states[name] if passed > 0 else None)
+        if self.config.option.unchanged and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if names := ", ".join(Path(name).stem for name in self.config.option.unchanged):
+            terminalreporter.write_line(f"unchanged since they passed, so not run again: {names}; CI=true runs all")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--changed", action="store_true", help="leave out notebooks that have passed and are unchanged")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return os.path.relpath(collection_path, config.rootpath) in config.option.unchanged or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest lessons first; the order of the others, and of the cells, stays."""
+    rank = {stem: n for n, stem in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Put our methods in the place of nbval's, and let it use this environment's kernel."""
+    config.option.loadscopereorder = False  # pytest-xdist's order goes by the number of cells
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist's: the first one knows
+        config.option.unchanged = config.workerinput["unchanged"]
+    else:
+        config.pluginmanager.register(Memory(config))
     for owner, method in STAND_INS:
         setattr(owner, method.__name__, method)
     plugin.coalesce_streams = list  # nbval would join what is printed before a figure with what is printed after it
     config.option.nbval_current_env = True
-    config.option.nbval_cell_timeout = 500  # seconds: before pytest's own limit, for the kernel can say where it stood
+    # Seconds, fewer than pytest's own limit: the kernel can say where in a cell it stood.
+    config.option.nbval_cell_timeout = min(config.option.nbval_cell_timeout, 500)
     prepare_environment()
 
 

@@ -2,7 +2,10 @@
 
 import base64
 import io
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -138,6 +141,23 @@ def test_a_box_and_an_arrow_look_as_in_every_diagram() -> None:
     )
     assert isinstance(head.arrow_patch.get_arrowstyle(), ArrowStyle.get_styles()["-|>"])
     assert (head.arrow_patch.shrinkA, head.arrow_patch.shrinkB) == (0, 0)
+
+
+def test_what_was_configured_before_the_library_is_imported_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("axes.grid: True\nfont.size: 20\n")
+    code = "from matplotlib import pyplot; pyplot.style.use('dark_background'); from tests.test_figures import *; "
+    command = [sys.executable, "-c", f"{code}print(to_svg(line(), ALT), to_png(line()))"]
+    environment = os.environ | dict(MATPLOTLIBRC=str(tmp_path))
+    drawn = subprocess.run(command, cwd=STYLES.parents[2], env=environment, capture_output=True, text=True, check=True)
+    assert drawn.stdout.split() == f"{to_svg(line(), ALT)} {to_png(line())}".split()
+
+
+def test_what_is_drawn_in_a_dark_style_can_be_read() -> None:
+    with plt.style.context("dark_background"):
+        ax = Figure().subplots()
+        box(ax, 2, 1, "ReLU")
+    assert contrast(to_hex(ax.texts[0].get_color()), to_hex(ax.patches[0].get_facecolor())) >= 4.5
+    assert contrast(to_hex(ax.get_xticklabels()[0].get_color()), to_hex(ax.get_facecolor())) >= 4.5
 
 
 def test_an_arrow_in_space_is_refused() -> None:

@@ -1,22 +1,31 @@
 """What holds the parts of the repository together: names, addresses, the wheel, the glossary."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import requires, version
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from unittest.mock import DEFAULT, patch
 
 import pytest
 import yaml
+from hypothesis import settings
 from packaging.requirements import Requirement
 
 from tools import fork, lesson
 from tools.fork import address
 from tools.notebooks import ROOT, read
 
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 LISTED = re.findall(r"file: book/(\w+)$", (ROOT / "_toc.yml").read_text(), re.M)
 NOTEBOOKS = [stem for stem in LISTED if (ROOT / f"book/{stem}.ipynb").exists()]
 LESSONS = [stem for stem in NOTEBOOKS if stem != "benchmarks"]  # which teaches no module
@@ -80,6 +89,21 @@ def test_a_fork_points_to_itself_everywhere(owner: str, new: str, tmp_path: Path
         assert address() in text and path.read_text() == text.replace(address(), f"https://github.com/{new}")
     fork.main(address().removeprefix("https://github.com/"), tmp_path)
     assert {path: path.read_text() for path in before} == before
+
+
+def test_an_interrupted_fork_is_finished_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "book").mkdir()
+    for name in ("pyproject.toml", "_config.yml", "book/sgd.ipynb", "book/resnet.ipynb"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for step in range(4):
+        with (
+            patch("os.replace", side_effect=[*[DEFAULT] * step, KeyboardInterrupt], wraps=os.replace),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            fork.main(f"ann-{step}", tmp_path)
+        fork.main(f"ann-{step}", tmp_path)
+        files = [path.read_text() for path in tmp_path.rglob("*.*") if path.is_file() and path.suffix != ".part"]
+        assert len(files) == 4 and all(f"github.com/ann-{step}/book" in text for text in files)
 
 
 @pytest.mark.parametrize("owner", ["", "a b", "a/b/c", "https://github.com/ann", "../ann"])
@@ -163,10 +187,28 @@ def test_no_lesson_uses_a_term_of_the_glossary_before_the_one_that_brings_it() -
             assert not re.search(rf"(?i)\b{re.escape(term)}s?\b", said[earlier]), f"{earlier}: {term}"
 
 
+def pins(name: str) -> list[Requirement]:
+    return [Requirement(line) for line in (ROOT / name).read_text("utf-8").splitlines()]
+
+
+def test_the_book_is_built_with_the_versions_that_are_tested_and_without_pytorch() -> None:
+    book, everything = (
+        {(pin.name, str(pin.specifier)) for pin in pins(f"requirements{part}.txt")} for part in ("-book", "")
+    )
+    assert book < everything
+    assert "torch" not in dict(book)
+
+
+@pytest.mark.parametrize("module", ["figures", "sliders"])
+def test_the_modules_that_build_the_book_do_without_pytorch(module: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; import lessons_lib.{module}"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_every_requirement_is_pinned_and_the_environment_is_the_pinned_one() -> None:
-    pins = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    assert all([s.operator for s in pin.specifier] == ["=="] for pin in pins)
-    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    pinned = pins("requirements.txt")
+    assert all([s.operator for s in pin.specifier] == ["=="] for pin in pinned)
+    here = [pin for pin in pinned if pin.marker is None or pin.marker.evaluate()]
     wrong = {pin.name: version(pin.name) for pin in here if not pin.specifier.contains(version(pin.name))}
     assert wrong == {}
 
@@ -195,10 +237,9 @@ def test_the_wheel_is_bounded_loosely_and_carries_data_styles_and_licences(tmp_p
 
 def test_the_oldest_versions_that_the_wheel_allows_are_tried() -> None:
     tried = dict(re.findall(r"([\w]+)==([\d.]+)", (ROOT / ".github/workflows/book.yml").read_text()))
-    for need in map(Requirement, requires("lessons_lib")):
-        if need.marker is None:
-            (bound,) = need.specifier
-            assert (bound.operator, f"{tried[need.name]}.".startswith(f"{bound.version}.")) == (">=", True), need
+    for need in map(Requirement, PYPROJECT["project"]["dependencies"]):
+        (bound,) = need.specifier
+        assert (bound.operator, f"{tried[need.name]}.".startswith(f"{bound.version}.")) == (">=", True), need
 
 
 def test_importing_a_lesson_s_module_is_light() -> None:
@@ -210,16 +251,33 @@ def test_importing_a_lesson_s_module_is_light() -> None:
 
 
 def test_every_dependency_has_its_purpose_and_licence() -> None:
-    wanted = {Requirement(line).name for line in requires("lessons_lib")}
+    groups = PYPROJECT["dependency-groups"]
+    named = [*PYPROJECT["project"]["dependencies"], *groups["book"], *groups["dev"][1:]]  # dev begins with all of book
+    wanted = {Requirement(line).name for line in named}
     rows = re.findall(r"^\| ([\w-]+) \| (.+) \| (.+) \|$", (ROOT / "DEPENDENCIES.md").read_text(), re.M)
     assert {name for name, *_ in rows} - {"library"} == wanted
     assert len(rows) - 2 == len(wanted)  # each once, and the heads of two tables
+
+
+def test_git_leaves_the_ends_of_lines_alone(tmp_path: Path) -> None:
+    files = [".gitattributes", ".ci/run", "Makefile", "book/sgd.ipynb"]
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    git = ["git", "-c", "core.autocrlf=true"]  # as many have it on Windows
+    for command in (["init"], ["add", "."], ["checkout-index", "--all", "--prefix=out/"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True, capture_output=True)
+    assert [name for name in files if b"\r" in (tmp_path / "out" / name).read_bytes()] == []
 
 
 def test_actions_are_pinned_to_commits() -> None:
     uses = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/book.yml").read_text())
     assert uses
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in uses)
+
+
+def test_random_cases_are_the_same_on_every_run_and_machine() -> None:
+    assert (settings.default.derandomize, settings.default.deadline, settings.default.database) == (True, None, None)
 
 
 def test_nothing_is_unpickled() -> None:

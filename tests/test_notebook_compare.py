@@ -5,6 +5,7 @@ import io
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -442,18 +443,24 @@ def emptied(notebook: NotebookNode) -> NotebookNode:
     return other
 
 
+def nbval(folder: Path, *options: str, **environment: str) -> str:
+    """What pytest prints when it runs the notebooks in a folder, and the status with which it ends."""
+    (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error")
+    plugin = ["-p", "tests.notebook_compare", "--nbval", "--rootdir", folder, "-c", folder / "pytest.ini"]
+    command = [sys.executable, "-m", "pytest", "--color=no", *plugin, *options, folder]
+    process = subprocess.run(
+        map(str, command), cwd=notebooks.ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
+    return f"{process.stdout}{process.stderr}\nstatus {process.returncode}"
+
+
 def test_nbval_fails_each_spoilt_cell_and_no_other(executed: NotebookNode, tmp_path: Path) -> None:
     for change in (tampered, emptied):
         (tmp_path / f"{change.__name__}.ipynb").write_text(notebooks.dumps(change(executed)))
-    (tmp_path / "pytest.ini").write_text("[pytest]")
     kernel = tmp_path / "kernels/python3/kernel.json"  # another environment's python3, which comes first
     kernel.parent.mkdir(parents=True)
     kernel.write_text('{"argv": ["false"], "display_name": "Python 3", "language": "python"}')
-    environment = os.environ | {"JUPYTER_PATH": str(tmp_path), "PYTHONPATH": "", "TQDM_DISABLE": ""}
-    options = ["-p", "tests.notebook_compare", "--nbval", "--rootdir", tmp_path, "-c", tmp_path / "pytest.ini"]
-    command = [sys.executable, "-m", "pytest", "--color=no", *options, tmp_path]
-    process = subprocess.run(map(str, command), cwd=notebooks.ROOT, env=environment, capture_output=True, text=True)
-    report = process.stdout
+    report = nbval(tmp_path, JUPYTER_PATH=str(tmp_path), PYTHONPATH="", TQDM_DISABLE="")
     failed = {(name, NAMES[int(cell)]) for name, cell in re.findall(r"FAILED \S*?(\w+)\.ipynb::Cell (\d+)", report)}
     quiet = {"setup", "silent", "progress", "excused", "widget"}
     expected = {("emptied", name) for name in set(NAMES) - quiet}
@@ -462,6 +469,102 @@ def test_nbval_fails_each_spoilt_cell_and_no_other(executed: NotebookNode, tmp_p
     assert f"{len(expected)} failed, {2 * len(NAMES) - len(expected)} passed" in report
     assert "output 1, stdout: line 1: '0.26' (stored) vs '0.25' (fresh)" in report
     assert "text/html: frame 1: " in report
+
+
+def put(path: Path, *cells: str) -> None:
+    """A notebook whose cells have each printed a one."""
+    made = [v4.new_code_cell(source, outputs=[printed("1\n")], execution_count=n) for n, source in enumerate(cells, 1)]
+    path.write_text(v4.writes(v4.new_notebook(cells=made, metadata={"kernelspec": notebooks.KERNELSPEC})))
+
+
+def test_a_notebook_is_run_again_until_it_has_passed_as_it_is(tmp_path: Path) -> None:
+    def run(*options: str) -> tuple[set[str], str]:
+        """Which notebooks were run, and how it ended."""
+        report = nbval(tmp_path, "--changed", "-v", *options)
+        return set(re.findall(r"(\w+)(?:::|\.)ipynb::", report)), report[report.index("\nstatus") + 8 :]
+
+    one, two = tmp_path / "one.ipynb", tmp_path / "two.ipynb"
+    put(one, "print(1)")
+    put(two, "print(1)", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+    assert run()[1] == "-9"  # interrupted
+    put(two, "print(1)", "print(2)")
+    assert run() == ({"one", "two"}, "1")
+    put(two, "print(1)", "print(1)")
+    assert run("-k", "0") == ({"two"}, "0")  # only a part
+    assert run("-n1") == ({"two"}, "0")
+    assert run() == (set(), "0")
+    put(one, "print(1)  # changed")
+    assert run() == ({"one"}, "0")
+
+
+def test_a_cell_that_hangs_is_named_with_where_it_stood(tmp_path: Path) -> None:
+    put(tmp_path / "hangs.ipynb", "def wait():\n    while True:\n        pass\nwait()")
+    report = nbval(tmp_path, "--nbval-cell-timeout=3")
+    assert "hangs.ipynb::Cell 0" in report and "Timeout of 3 seconds exceeded" in report
+    assert "KeyboardInterrupt" in report and "1 failed" in report, report
+
+
+@pytest.mark.parametrize(
+    "name", ["lessons_lib/data.py", "lessons_lib/slider.js", "tools/notebooks.py", "lessons_lib/new.py"]
+)
+def test_a_change_of_the_library_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("lessons_lib", "tools"):
+        shutil.copytree(notebooks.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(notebook_compare, "ROOT", tmp_path)
+    before = notebook_compare.surroundings()
+    assert before == notebook_compare.surroundings()
+    with (tmp_path / name).open("a") as file:
+        file.write("\n")
+    assert notebook_compare.surroundings() != before
+
+
+def test_a_change_of_the_environment_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = notebook_compare.surroundings()
+    monkeypatch.setattr(notebook_compare, "distributions", lambda: [])
+    assert notebook_compare.surroundings() != before
+    monkeypatch.undo()
+    monkeypatch.setattr("platform.python_version", lambda: "3.9.9")
+    assert notebook_compare.surroundings() != before
+
+
+MATPLOTLIBRC = "axes.grid: True\naxes.facecolor: black\nsvg.fonttype: path\nfont.size: 20\n"
+STARTUP = "from matplotlib import pyplot\npyplot.style.use('dark_background')\nprint('ready')\n"
+SETTINGS = "c.InteractiveShellApp.exec_lines = ['print(1)']\nc.PlainTextFormatter.float_precision = '%.2f'\n"
+
+
+def configured(home: Path) -> dict[str, str]:
+    """A home full of configuration, and variables that lead to more."""
+    files = {
+        ".config/matplotlib/matplotlibrc": MATPLOTLIBRC,
+        "matplotlibrc": MATPLOTLIBRC,
+        ".ipython/profile_default/startup/start.py": STARTUP,
+        ".ipython/profile_default/ipython_config.py": SETTINGS,
+        ".jupyter/jupyter_config.json": "{",
+        "startup.py": STARTUP,
+    }
+    for name, text in files.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    places = dict(HOME="", MATPLOTLIBRC="matplotlibrc", PYTHONSTARTUP="startup.py", IPYTHONDIR=".ipython")
+    places |= dict(JUPYTER_CONFIG_DIR=".jupyter", MPLCONFIGDIR=".config/matplotlib")
+    return {name: str(home / place) for name, place in places.items()}
+
+
+ELSEWHERE: dict[str, Callable[[Path], dict[str, str]]] = {
+    "a home full of configuration": configured,
+    "no home to write to, no UTF-8": lambda _: dict(
+        HOME=os.devnull, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+    ),
+}
+
+
+@pytest.mark.parametrize("configuration", ELSEWHERE)
+def test_nobodys_configuration_reaches_a_lesson(configuration: str, executed: NotebookNode, tmp_path: Path) -> None:
+    folder = tmp_path / "a b é"
+    folder.mkdir()
+    (folder / "lesson.ipynb").write_text(notebooks.dumps(executed), "utf-8")
+    report = nbval(folder, **ELSEWHERE[configuration](tmp_path / "home"))
+    assert f"{len(NAMES)} passed" in report and "failed" not in report, report
 
 
 def test_a_refreshed_notebook_is_clean_and_refreshing_it_again_changes_nothing(

@@ -19,12 +19,13 @@ from playwright.sync_api import sync_playwright
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lessons_lib.__main__ import NETS, Prepared, circumstances, replace
+from lessons_lib.__main__ import NETS, Prepared, circumstances
 from lessons_lib.resnet import ResNet
 from lessons_lib.training import train
 from tests.browser import bench as browser_bench
 from tests.browser.conftest import chromium
 from tools import bench
+from tools.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "lessons_lib/benchmarks.json"
@@ -122,7 +123,11 @@ def processes() -> Rows:
 
 
 def launch(options: str, count: int = 1) -> None:
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
+    start = (
+        ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
+        if count > 1
+        else []
+    )
     subprocess.run([sys.executable, *start, "-m", "lessons_lib", *shlex.split(options)], check=True, cwd=ROOT)
 
 
@@ -213,7 +218,7 @@ def main(names: list[str]) -> str | None:
         record = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
         record[name] = circumstances() | dict(command=f"make benchmarks only={name}", rows=rows)
         text = json.dumps(dict(sorted(record.items())), indent=1, ensure_ascii=False) + "\n"
-        replace(RECORD, lambda part, text=text: part.write_text(text, "utf-8"))
+        write_whole(RECORD, text)
     return None
 
 

@@ -17,6 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the bundle to rebuild is that of this checkout
 from lessons_lib import data
+from tools.files import write_whole
 
 PER_CLASS = {"train": 1000, "test": 200}
 
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         packed = bz2.compress(unpacked, 9)
         if not options.check:
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(packed)
+            write_whole(path, packed)
         elif not path.is_file() or path.read_bytes() != packed:
             print(f"{path} is not what the rule gives; rebuild it without --check", file=sys.stderr)
             status = 1

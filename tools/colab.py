@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 import nbformat
-from fork import address
 from nbclient import NotebookClient
+
+from tools.fork import address
 
 ROOT = Path(__file__).resolve().parents[1]
 

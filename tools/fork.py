@@ -7,8 +7,10 @@ import re
 import sys
 from pathlib import Path
 
+from tools.files import write_whole
+
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("pyproject.toml", "_config.yml", "book/*.ipynb")
+FILES = ("book/*.ipynb", "_config.yml", "pyproject.toml")  # this last: after an interruption the old address is known
 
 
 def address(root: Path = ROOT) -> str:
@@ -25,7 +27,7 @@ def main(owner: str, root: Path = ROOT) -> None:
     for path in [path for pattern in FILES for path in sorted(root.glob(pattern))]:
         text = path.read_text("utf-8")
         if text != (changed := re.sub(rf"{re.escape(old)}(?![\w-])", new, text)):
-            path.write_text(changed, "utf-8")
+            write_whole(path, changed)
             print(f"{path.relative_to(root)}: {new}")
 
 

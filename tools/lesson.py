@@ -11,6 +11,7 @@ from pathlib import Path
 from nbformat import NotebookNode, v4
 
 from tools import notebooks
+from tools.files import write_whole
 from tools.notebooks import ROOT, read
 
 MODULE = '''"""{title}: what it holds, in one sentence.
@@ -142,7 +143,7 @@ def main(name: str, root: Path = ROOT) -> str | None:
     if there := [path for path in files if path.exists()]:
         return f"name: {there[0].relative_to(root)} is there already"
     for path, text in files.items():
-        path.write_text(text, "utf-8")
+        write_whole(path, text)
     # Where an import belongs depends on the name.
     subprocess.run([sys.executable, "-m", "ruff", "check", "--quiet", "--fix", *files], check=True)
     listed = re.findall(r"file: book/(\w+)", (root / "_toc.yml").read_text("utf-8"))
@@ -151,7 +152,7 @@ def main(name: str, root: Path = ROOT) -> str | None:
         text = (root / place).read_text("utf-8")
         above = next(line for line in text.splitlines(keepends=True) if re.search(rf"book/{last}\b", line))
         text = text.replace(above, above + (row or above.replace(last, name)))
-        (root / place).write_text(text, "utf-8")
+        write_whole(root / place, text)
     return None
 
 

@@ -1,11 +1,12 @@
 """Execute the book's notebooks afresh and write them back with clean outputs.
 
-`python tools/notebooks.py` refreshes the whole book, `python tools/notebooks.py batch_norm resnet` two notebooks of it.
+`python -m tools.notebooks` refreshes the whole book, `python -m tools.notebooks batch_norm resnet` two notebooks of it.
 """
 
 import os
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,19 +15,30 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
+from tools.files import write_whole
+
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+CONFIGURATION = ("IPYTHON", "JUPYTER", "MATPLOTLIB", "MPL", "PYTHON")
+FOLDERS = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def prepare_environment() -> None:
-    """Give kernels started from here this checkout's library and kernel, no progress bars, and no GPU.
+    """Give kernels started from here this checkout's library and kernel, no progress bars, no GPU, no configuration.
 
-    Stored numbers are a CPU's: on a GPU they would be rounded otherwise.
+    A matplotlibrc or IPython's startup files would change what the lessons show; and matplotlib, IPython and Jupyter
+    need folders that they can write to, which a home may not be. Stored numbers are a CPU's: on a GPU they would be
+    rounded otherwise.
     """
-    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    os.environ |= {"JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for name in [name for name in os.environ if name.startswith(CONFIGURATION)]:
+        del os.environ[name]
+    folder = Path(sys.prefix if os.access(sys.prefix, os.W_OK) else tempfile.mkdtemp(), "etc", "lessons")
+    for name in FOLDERS:
+        (folder / name.lower()).mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(folder / name.lower())
+    os.environ |= {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1"}
+    os.environ |= {"TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def tidy(outputs: list[NotebookNode]) -> list[NotebookNode]:
@@ -92,7 +104,7 @@ def main(stems: list[str], folder: Path = ROOT / "book") -> int:
         except (CellExecutionError, DeadKernelError) as error:
             print(f"{path.stem}: {error}", file=sys.stderr)
             return 1
-        path.write_text(text, "utf-8")
+        write_whole(path, text)
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
         size = len(text.encode()) / 1e3
         print(

@@ -14,6 +14,7 @@ from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, NameObject
 
 from tests.browser.conftest import ROOT, chromium, open_page
+from tools.files import write_whole
 
 OUT = ROOT / "_build/book.pdf"
 FOOTER = """<div style="width: 100%; font: 8px sans-serif; text-align: center">
@@ -65,7 +66,9 @@ def print_book(browser: Browser, out: Path) -> None:
             writer.append(sheets, outline_item=title)
     link_inside(writer, starts)
     writer.add_metadata({"/Title": "Why Deep Networks Train"})
-    writer.write(out)
+    whole = io.BytesIO()
+    writer.write(whole)
+    write_whole(out, whole.getvalue())
     print(f"{out}: {len(writer.pages)} pages")
 
 

@@ -18,6 +18,8 @@ from xml.etree import ElementTree
 
 import torch
 
+from tools.files import write_whole
+
 ROOT = Path(__file__).resolve().parents[1]
 STRAYS = ROOT / "tests/strays.txt"
 HEAD = """\
@@ -62,7 +64,7 @@ def write(furthest: Counter[tuple[str, str, str]], runs: int) -> None:
     rows = [
         f"{' '.join(cell):18} {furthest[(*cell, 'number')]:<9.2g} {furthest[(*cell, 'px')]:.2g}\n" for cell in cells
     ]
-    STRAYS.write_text(HEAD.format(runs) + "".join(rows), "utf-8")
+    write_whole(STRAYS, HEAD.format(runs) + "".join(rows))
 
 
 def main(runs: int, pythons: list[str]) -> None:
