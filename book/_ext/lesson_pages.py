@@ -37,15 +37,19 @@ PRINT = """
   addEventListener("afterprint", () => opened.splice(0).forEach((fold) => { fold.open = false; }));
 }
 """
-# A page that was saved has what its scripts had added, which they would add again, and what they had opened, which
-# they do not know to be open. The first event comes before the theme's scripts run, the second after them.
+# A page that was saved holds what its scripts had added, and would add again, and what was open: the theme keeps an
+# open sidebar's contents in a dialog. This comes before the theme's scripts run.
 SAVED = """
 document.addEventListener("readystatechange", () => {
   document.querySelectorAll(".copybtn, body > .tooltip").forEach((e) => e.remove());
+  for (const dialog of document.querySelectorAll("dialog[open]")) {
+    dialog.open = false;
+    const sidebar = document.getElementById(dialog.id.replace("-modal", ""));
+    if (sidebar === dialog) continue;
+    sidebar.append(...dialog.childNodes);
+    [sidebar.className, dialog.className] = [dialog.className, ""];
+  }
 }, { once: true });
-document.addEventListener("DOMContentLoaded", () => {
-  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
-});
 """
 # A link of the contents leads to a place that its own drawer would cover.
 DRAWER = """
@@ -56,6 +60,11 @@ document.addEventListener("click", (event) => {
 # From a file no page can be fetched: the search would try, once for each page that it finds.
 SEARCH = """
 DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY &&= location.protocol !== "file:";
+"""
+# What is wider than its box takes the focus, so that keys can scroll it. The theme looks for such boxes whenever the
+# window has changed, but what is folded has no width until it is opened.
+FOLDS = """
+document.addEventListener("toggle", () => dispatchEvent(new Event("resize")), true);
 """
 GOALS = "After this lesson you can"
 
@@ -126,5 +135,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", remove_thebe)
     app.add_post_transform(LessonPage)
     app.add_css_file("slider.css")
-    app.add_js_file(None, body=THEME + PRINT + SAVED + DRAWER + SEARCH)
+    app.add_js_file(None, body=THEME + PRINT + SAVED + DRAWER + SEARCH + FOLDS)
     return dict(parallel_read_safe=True, parallel_write_safe=True)
