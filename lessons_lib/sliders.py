@@ -5,11 +5,12 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import SequenceMatcher
 from importlib.resources import files
 from traceback import format_exc
+from types import MappingProxyType
 from xml.etree import ElementTree
 
 import ipywidgets
@@ -21,24 +22,12 @@ from matplotlib.figure import Figure
 from lessons_lib.figures import Bundle, define, serialise, to_png, to_svg, to_tree
 
 _VIEW = "application/vnd.jupyter.widget-view+json"
-# What a reader is shown for a parameter: its name in words, and the formula's symbol.
-LABELS = dict(
-    lr=("learning rate", "η"),
-    momentum=("momentum", "ρ"),  # of batch normalisation: the weight of the old average
-    beta=("momentum", "β"),  # of an optimiser: the weight of the old velocity
-    kappa=("condition number", "κ"),
-    damping=("part of the jump", "η"),
-    b=("batch size", "b"),
-    sigma=("noise", "σ"),
-    alpha=("power", "α"),
-    decay=("decay constant", "c"),
-    warmup_steps=("warm-up steps", "W"),
-    growth_rate=("growth rate", "k"),
-    num_layers=("layers", "L"),
-)
 
 
-def slider(draw: Callable[..., Figure], /, **values: Iterable) -> None:
+Labels = Mapping[str, str | tuple[str, str]]
+
+
+def slider(draw: Callable[..., Figure], labels: Labels = MappingProxyType({}), /, **values: Iterable) -> None:
     """Display the figures that `draw` returns, with one slider for each parameter.
 
     In a live notebook, moving a slider calls `draw` again, so what the reader edits is what the reader sees. In the
@@ -47,12 +36,16 @@ def slider(draw: Callable[..., Figure], /, **values: Iterable) -> None:
     Args:
         draw: called as `draw(name=value, …)`, returns a matplotlib figure. Its docstring says what is to be seen: it
             is the picture's alternative text. A default of a parameter is where its slider starts.
+        labels: what a reader sees for a parameter: words, or words and the formula's symbol. Without a label a slider
+            bears the parameter's name, which alone never tells what is meant: `b` is a batch size here, a bias there.
         values: for each of draw's parameters, the values it may take, at least two.
 
     Raises:
         ValueError: a parameter has fewer than two values, or its default is not among them; draw's docstring is
-            missing or too short to say anything; two values read the same; the figures differ in size.
-        TypeError: draw does not take exactly these parameters, or does not return a figure; values are no sequence.
+            missing or too short to say anything; two values read the same; the figures differ in size; a label is
+            given for what is not a parameter.
+        TypeError: draw does not take exactly these parameters, or does not return a figure; values are not a sequence;
+            a label is neither words nor words and a symbol.
         Whatever `draw` raises, at any position: a slider that would fail a reader fails its cell.
 
     >>> def draw(lr=0.2):
@@ -60,13 +53,13 @@ def slider(draw: Callable[..., Figure], /, **values: Iterable) -> None:
     ...     fig, ax = plt.subplots()
     ...     ax.plot([1, 1 - lr])
     ...     return fig
-    >>> slider(draw, lr=[0.1, 0.2, 0.4])
+    >>> slider(draw, dict(lr=("learning rate", "η")), lr=[0.1, 0.2, 0.4])
     A line that falls as fast as the learning rate says.
     """
-    values, starts = _check(draw, values)
+    values, parameters = _check(draw, labels, values)
     alt = " ".join(inspect.getdoc(draw).split())
     positions = list(itertools.product(*(range(len(vs)) for vs in values.values())))
-    start = positions.index(tuple(starts.values()))
+    start = positions.index(tuple(parameter["start"] for parameter in parameters))
     trees, shown = {}, {}
     for k in sorted(range(len(positions)), key=lambda k: k != start):  # the starting position first
         with _drawn(draw, _at(values, positions[k])) as fig:
@@ -74,15 +67,11 @@ def slider(draw: Callable[..., Figure], /, **values: Iterable) -> None:
             if k == start:
                 bundle = Bundle({"text/plain": alt, "image/png": to_png(fig)})
         if k == start:
-            live = _live(draw, values, starts, alt, picture=serialise(trees[k]))
+            live = _live(draw, values, parameters, alt, picture=serialise(trees[k]))
             # By hand, since widgets of ipywidgets 7 (Colab) cannot make a bundle of themselves.
             bundle[_VIEW] = dict(model_id=live.model_id, version_major=2, version_minor=0)
             if get_ipython():  # a live reader need not wait for the other figures: they join this output later
                 shown = dict(display_id=display(bundle, raw=True, display_id=True).display_id, update=True)
-    parameters = [
-        dict(name=name, label=_label(name), values=[_text(name, v) for v in vs], start=starts[name])
-        for name, vs in values.items()
-    ]
     bundle["text/html"] = _html([trees[k] for k in sorted(trees)], parameters, bundle["image/png"], alt)
     display(bundle, raw=True, **shown)
 
@@ -104,8 +93,8 @@ def parameters(html: str) -> list[dict]:
     return _data(html)["parameters"]
 
 
-def _check(draw: Callable[..., Figure], values: dict[str, Iterable]) -> tuple[dict[str, list], dict[str, int]]:
-    """The values as lists, and at which of them each slider starts."""
+def _check(draw: Callable[..., Figure], labels: Labels, values: dict[str, Iterable]) -> tuple[dict, list[dict]]:
+    """The values as lists, and of each parameter what a reader sees and where its slider starts."""
     if not callable(draw):
         raise TypeError(f"draw: expected a function that returns a figure, got {draw!r}")
     if len((inspect.getdoc(draw) or "").strip()) < 20:
@@ -113,7 +102,11 @@ def _check(draw: Callable[..., Figure], values: dict[str, Iterable]) -> tuple[di
     takes = inspect.signature(draw).parameters
     if set(takes) != set(values) or not values:
         raise TypeError(f"draw: expected a function of {', '.join(values) or 'something'}, got {', '.join(takes)}")
-    lists, starts = {}, {}
+    if not isinstance(labels, Mapping):
+        raise TypeError(f"labels: expected a dictionary, got {labels!r}")
+    if not set(labels) <= set(values):
+        raise ValueError(f"labels: expected labels of {', '.join(values)}, got {labels!r}")
+    lists, parameters = {}, []
     for name, given in values.items():
         # A string is most likely one value, and a set has another order in each process.
         if not isinstance(given, Iterable) or isinstance(given, str | set | frozenset):
@@ -123,10 +116,28 @@ def _check(draw: Callable[..., Figure], values: dict[str, Iterable]) -> tuple[di
             raise ValueError(f"{name}: expected at least two values, got {given!r}")
         if default is not inspect.Parameter.empty and default not in lists[name]:
             raise ValueError(f"{name}: expected the default to be one of {given!r}, got {default!r}")
-        if len({_text(name, v) for v in lists[name]}) < len(lists[name]):
+        label, symbol = _label(name, labels)
+        texts = [f"{symbol} = {_text(v)}" if symbol else _text(v) for v in lists[name]]
+        if len(set(texts)) < len(texts):
             raise ValueError(f"{name}: expected values that read differently, got {given!r}")
-        starts[name] = 0 if default is inspect.Parameter.empty else lists[name].index(default)
-    return lists, starts
+        start = 0 if default is inspect.Parameter.empty else lists[name].index(default)
+        parameters.append(dict(name=name, label=label, values=texts, start=start))
+    return lists, parameters
+
+
+def _label(name: str, labels: Labels) -> tuple[str, str]:
+    """The label of a parameter, and the symbol in it, or ""."""
+    match labels.get(name, name.replace("_", " ")):
+        case str(words):
+            return words, ""
+        case (str(words), str(symbol)):
+            return f"{words} {symbol}", symbol
+        case other:
+            raise TypeError(f"labels: expected words, or words and a symbol, for {name}, got {other!r}")
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager
@@ -149,33 +160,24 @@ def _at(values: dict[str, list], indices: Iterable[int]) -> dict:
     return {name: vs[i] for (name, vs), i in zip(values.items(), indices, strict=True)}
 
 
-def _label(name: str) -> str:
-    return " ".join(LABELS.get(name, (name.replace("_", " "),)))
-
-
-def _text(name: str, value: object) -> str:
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{LABELS[name][1]} = {shown}" if name in LABELS else shown
-
-
 # --- live: ipywidgets ---
 
 
 def _live(
-    draw: Callable[..., Figure], values: dict[str, list], starts: dict[str, int], alt: str, picture: str
+    draw: Callable[..., Figure], values: dict[str, list], parameters: list[dict], alt: str, picture: str
 ) -> ipywidgets.Widget:
     """Controls that call `draw` in the kernel, for ipywidgets 7 and 8. One HTML widget changes in place: an Output
     widget would append a second picture in Colab, and hide exceptions."""
     box = ipywidgets.HTML(picture)
     controls = [
         ipywidgets.SelectionSlider(
-            options=[_text(name, v) for v in vs],
-            index=starts[name],
-            description=_label(name),
+            options=parameter["values"],
+            index=parameter["start"],
+            description=parameter["label"],
             style=dict(description_width="initial"),
             layout=dict(width="90%"),
         )
-        for name, vs in values.items()
+        for parameter in parameters
     ]
 
     def redraw(_change: object) -> None:

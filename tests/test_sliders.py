@@ -4,6 +4,7 @@ The pages that readers see are driven in tests/browser.
 """
 
 import gzip
+import inspect
 import itertools
 import json
 import os
@@ -51,17 +52,17 @@ def draw(lr: float = 0.2) -> Figure:
     return fig
 
 
-def bundle(draw: Callable[..., Figure], /, **values: Iterable) -> dict:
+def bundle(draw: Callable[..., Figure], labels: dict = {}, /, **values: Iterable) -> dict:  # noqa: B006
     """What a slider displays."""
     with patch("lessons_lib.sliders.display") as display:
-        slider(draw, **values)
+        slider(draw, labels, **values)
     display.assert_called_once()
     assert display.call_args.kwargs == {"raw": True}
     return display.call_args.args[0]
 
 
-def page(draw: Callable[..., Figure], /, **values: Iterable) -> str:
-    return bundle(draw, **values)["text/html"]
+def page(draw: Callable[..., Figure], *labels: dict, **values: Iterable) -> str:
+    return bundle(draw, *labels, **values)["text/html"]
 
 
 def live(bundle: dict) -> tuple[list[SelectionSlider], HTML]:
@@ -119,13 +120,38 @@ def test_parameters_say_what_a_reader_sees_and_where_each_slider_starts() -> Non
         """A line that falls as fast as the learning rate says."""
         return draw(lr)
 
-    html = page(four, lr=np.linspace(0.1, 0.3, 3), momentum=(0, 0.9), num_runs=range(10, 30, 10), act=["tanh", "ReLU"])
+    labels = dict(lr=("learning rate", "η"), act="activation")
+    values = dict(momentum=(0, 0.9), num_runs=range(10, 30, 10), act=["tanh", "ReLU"])
+    html = page(four, labels, lr=np.linspace(0.1, 0.3, 3), **values)
     assert parameters(html) == [
         dict(name="lr", label="learning rate η", values=["η = 0.1", "η = 0.2", "η = 0.3"], start=2),
-        dict(name="momentum", label="momentum ρ", values=["ρ = 0", "ρ = 0.9"], start=0),
+        dict(name="momentum", label="momentum", values=["0", "0.9"], start=0),
         dict(name="num_runs", label="num runs", values=["10", "20"], start=1),
-        dict(name="act", label="act", values=["tanh", "ReLU"], start=1),
+        dict(name="act", label="activation", values=["tanh", "ReLU"], start=1),
     ]
+
+
+@pytest.mark.parametrize("name", ["lr", "b", "beta", "momentum", "sigma", "alpha", "decay", "kappa", "num_layers"])
+def test_a_name_alone_says_nothing_of_what_is_meant(name: str) -> None:
+    """A bias may be called b, and the shift of a batch normalisation beta."""
+    made = draw_of(name)
+    (parameter,) = parameters(page(made, **{name: [1, 2]}))
+    assert (parameter["label"], parameter["values"]) == (name.replace("_", " "), ["1", "2"])
+    shown = bundle(made, {name: ("bias", "b")}, **{name: [1, 2]})
+    (parameter,), ((control,), _) = parameters(shown["text/html"]), live(shown)
+    assert (parameter["label"], parameter["values"]) == ("bias b", ["b = 1", "b = 2"])
+    assert (control.description, [*control.options]) == ("bias b", ["b = 1", "b = 2"])
+
+
+def draw_of(name: str) -> Callable[..., Figure]:
+    """A function of a parameter of this name."""
+
+    def made(**values: int) -> Figure:
+        """A line that falls as fast as its only parameter says."""
+        return draw(values[name])
+
+    made.__signature__ = inspect.Signature([inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)])
+    return made
 
 
 def test_a_parameter_may_have_any_name_and_any_values() -> None:

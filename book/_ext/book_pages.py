@@ -35,7 +35,7 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
     """Put into a page what its comments stand for, and cards in place of the list of lessons."""
     if Path(docname).name in LESSONS or not docname.startswith("book/"):
         return
-    text = re.sub(r"<!-- (\w+) -->", lambda found: PAGES[found[1]](), source[0])
+    text = re.sub(f"<!-- ({'|'.join(PAGES)}) -->", lambda found: PAGES[found[1]](), source[0])  # others are comments
     if found := list(CARD.finditer(text)):
         cards = '<ol class="lesson-cards">\n' + "".join(map(card, found)) + "</ol>\n"
         text = text[: found[0].start()] + cards + text[found[-1].end() :]
@@ -149,24 +149,34 @@ def surname(authors: str) -> str:
 
 
 def site(app: Sphinx, config: Config) -> None:
-    """The address of the published book, from the repository's; the version, from git."""
-    owner, name = config.html_theme_options["repository_url"].rstrip("/").split("/")[-2:]
+    """The address of the published book, from the repository's; the version, from git; no header of the theme's."""
+    options = config.html_theme_options
+    owner, name = options["repository_url"].rstrip("/").split("/")[-2:]
     config.html_baseurl = f"https://{owner.lower()}.github.io/{name}/"
-    config.html_theme_options["extra_footer"] += f" {version()}"
+    options["extra_footer"] += version(BOOK.parent)
+    # The theme's script listens to the first sidebar button of a page alone. The header's would be that one, and the
+    # header is hidden: without anything in it, it has no buttons either.
+    options["navbar_persistent"] = []
 
 
-def version() -> str:
-    """Which commit this is, and of which day; a copy without git has only the day of its build."""
-    day = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    name = ""
+def version(root: Path) -> str:
+    """Which commit this is, and of which day; nothing for a copy that is not a repository of its own."""
+    # Within a hook, git's own variables would name the repository that the hook belongs to.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*command: str) -> str:
+        call = ["git", "-C", str(root), *command]
+        return subprocess.check_output(call, text=True, env=environment, stderr=subprocess.DEVNULL).strip()
+
     try:
-        commit = subprocess.check_output(["git", "-C", str(BOOK), "log", "-1", "--format=%h %ct"], text=True)
-    except (subprocess.CalledProcessError, FileNotFoundError):  # no repository, or no git
-        pass
-    else:
-        short, _, seconds = commit.strip().partition(" ")
-        name, day = f"Version {short}, ", int(os.environ.get("SOURCE_DATE_EPOCH", seconds))
-    return f"{name}{time.strftime('%d %B %Y', time.gmtime(day)).lstrip('0')}."
+        top, _ = git("rev-parse", "--show-toplevel", "HEAD:book/_ext/book_pages.py").rsplit("\n", 1)
+        if Path(top).resolve() != root.resolve():
+            return ""  # a copy inside another repository, whose commits say nothing of it
+        short, seconds = git("log", "-1", "--format=%h %ct").split()
+    except (subprocess.CalledProcessError, FileNotFoundError):  # no repository, another one, or no git
+        return ""
+    day = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", seconds)))
+    return f" Version {short}, {day.tm_mday} {time.strftime('%B %Y', day)}."
 
 
 def describe(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:

@@ -12,25 +12,59 @@ from sphinx_thebe import init_thebe_core, update_thebe_context
 from lessons import LESSONS, Lesson
 
 # The theme's script does the same, but after the page is shown, light and with other lines. On a first visit it
-# also warns that no mode is set, and then takes this one.
+# also warns that no mode is set, and then takes this one. A page that Back brings as it was left may have been left
+# in the other theme.
 THEME = """
-{
+const setTheme = () => {
   const page = document.documentElement.dataset;
-  page.mode ||= "auto";
+  page.mode = localStorage.getItem("mode") || "auto";
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   page.theme = page.mode === "auto" ? (dark ? "dark" : "light") : page.mode;
-}
+};
+setTheme();
+addEventListener("pageshow", setTheme);
 """
-# On paper everything is open; what was folded before is so afterwards.
+# On paper everything is open; what was folded before is so afterwards. A browser may announce paper twice.
 PRINT = """
 {
-  let opened = [];
+  const opened = [];
   addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("details:not([open])")];
-    opened.forEach((e) => { e.open = true; });
+    for (const fold of document.querySelectorAll("details:not([open])")) {
+      fold.open = true;
+      opened.push(fold);
+    }
   });
-  addEventListener("afterprint", () => opened.forEach((e) => { e.open = false; }));
+  addEventListener("afterprint", () => opened.splice(0).forEach((fold) => { fold.open = false; }));
 }
+"""
+# A page that was saved holds what its scripts had added, and would add again, and what was open: the theme keeps an
+# open sidebar's contents in a dialog. This comes before the theme's scripts run.
+SAVED = """
+document.addEventListener("readystatechange", () => {
+  document.querySelectorAll(".copybtn, body > .tooltip").forEach((e) => e.remove());
+  for (const dialog of document.querySelectorAll("dialog[open]")) {
+    dialog.open = false;
+    const sidebar = document.getElementById(dialog.id.replace("-modal", ""));
+    if (sidebar === dialog) continue;
+    sidebar.append(...dialog.childNodes);
+    [sidebar.className, dialog.className] = [dialog.className, ""];
+  }
+}, { once: true });
+"""
+# A link of the contents leads to a place that its own drawer would cover.
+DRAWER = """
+document.addEventListener("click", (event) => {
+  event.target.closest("dialog a[href^='#']")?.closest("dialog").close();
+});
+"""
+# From a file no page can be fetched: the search would try, once for each page that it finds.
+SEARCH = """
+DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY &&= location.protocol !== "file:";
+"""
+# What is wider than its box takes the focus, so that keys can scroll it. The theme looks for such boxes whenever the
+# window has changed, but what is folded has no width until it is opened.
+FOLDS = """
+document.addEventListener("toggle", () => dispatchEvent(new Event("resize")), true);
 """
 GOALS = "After this lesson you can"
 
@@ -101,5 +135,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", remove_thebe)
     app.add_post_transform(LessonPage)
     app.add_css_file("slider.css")
-    app.add_js_file(None, body=THEME + PRINT)
+    app.add_js_file(None, body=THEME + PRINT + SAVED + DRAWER + SEARCH + FOLDS)
     return dict(parallel_read_safe=True, parallel_write_safe=True)

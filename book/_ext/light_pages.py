@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from html import unescape
+from html import escape, unescape
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from sphinx.writers.html5 import HTML5Translator
 logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells what it leaves out
 
 FORMULAS: dict[tuple[bool, str], str] = {}  # whether on a line of its own, and TeX: MathML
-NUMBER = re.compile(r"\\tag\{([^}]*)\}")
+TAG = re.compile(r"\\tag(\*?)\s*\{([^{}$\\]*)\}")
 # A function's name, with its exponent or index. It stands a little apart from what it is applied to, unless that is in
 # brackets, and from what it is multiplied with.
 NAME = r'<mrow><mi mathvariant="normal">\w+</mi><mo>&#8289;</mo></mrow>'
@@ -69,7 +69,7 @@ def convert(formulas: Iterable[tuple[bool, str]]) -> None:
     if not missing:
         return
     kinds = {True: {"t": "DisplayMath"}, False: {"t": "InlineMath"}}
-    formulas = [{"t": "Math", "c": [kinds[block], for_pandoc(tex)]} for block, tex in missing]
+    formulas = [{"t": "Math", "c": [kinds[block], numbered(block, tex)[0]]} for block, tex in missing]
     paragraphs = [{"t": "Para", "c": [formula]} for formula in formulas]
     document = json.dumps({"pandoc-api-version": [1, 23, 1], "meta": {}, "blocks": paragraphs})
     html = pypandoc.convert_text(document, "html", format="json", extra_args=["--mathml", "--wrap=none"])
@@ -92,9 +92,27 @@ def mended(mathml: str) -> str:
     return MULTIPLIED.sub(rf"\1{SPACE}", APPLIED.sub(rf"\1{SPACE}", mathml))
 
 
-def for_pandoc(tex: str) -> str:
-    r"""Without the number, which MathML has no place for, and with \\ for \cr."""
-    return re.sub(r"\\cr\b", r"\\\\", NUMBER.sub("", tex)).strip()
+def numbered(block: bool, tex: str) -> tuple[str, str]:
+    r"""What pandoc is given for a formula, and the number that stands beside it: MathML has no place for one.
+
+    Within an environment, or one of several, a number stays in the line that it numbers. An ExtensionError if there is
+    a \tag that can be shown in neither way.
+    """
+    tex, beside = re.sub(r"\\cr\b", r"\\\\", tex).strip(), ""
+    found = list(TAG.finditer(tex)) if block else []
+    if len(found) == 1 and r"\end" not in tex[found[0].end() :]:
+        beside = shown(found[0])
+        tex = TAG.sub("", tex).strip()
+    elif found:
+        tex = TAG.sub(lambda tag: rf"\qquad\text{{{shown(tag)}}}", tex)
+    if re.search(r"\\tag(?![a-zA-Z])", tex):
+        raise ExtensionError(rf"{tex}: expected each \tag in a display, and of plain text, such as \tag{{1}}")
+    return tex, beside
+
+
+def shown(tag: re.Match[str]) -> str:
+    """In brackets, unless it has a star."""
+    return tag[2] if tag[1] else f"({tag[2]})"
 
 
 class Formulas(SphinxPostTransform):
@@ -117,10 +135,10 @@ def inline(self: HTML5Translator, node: nodes.math) -> None:
 def block(self: HTML5Translator, node: nodes.math_block) -> None:
     tex = node.astext()
     convert([(True, tex)])
-    number = NUMBER.search(tex)
-    after = f'<span class="eqno">({number[1]})</span>' if number else ""
+    beside = numbered(True, tex)[1]
+    after = f'<span class="eqno">{escape(beside)}</span>' if beside else ""
     # A formula may be wider than a phone: then it scrolls, and one must reach it by keyboard to scroll it.
-    name = f"Equation {number[1]}" if number else "Equation"
+    name = escape(" ".join(["Equation", *(number for _, number in TAG.findall(tex))]))
     box = f'<div class="formula" tabindex="0" role="group" aria-label="{name}">{FORMULAS[True, tex]}</div>'
     self.body.append(f'<div class="math-block">{box}{after}</div>\n')
     raise nodes.SkipNode
@@ -179,6 +197,24 @@ def icon(icons: str, classes: str, attributes: str) -> str:
     )
 
 
+RULE = re.compile(r"[^{}]*\[data-theme=[^{}]*\{[^{}]*\}")
+DARK, LIGHT = (re.compile(rf'\[data-theme="?{theme}"?\]') for theme in ("dark", "light"))
+
+
+def on_paper(css: str) -> str:
+    """Styles in which the dark theme is for screens alone: on paper its rules are the light one's."""
+
+    def rule(found: re.Match[str]) -> str:
+        dark, light = DARK.search(found[0]), LIGHT.search(found[0])
+        if dark and not light:
+            return f"@media not print {{{found[0]}}}"
+        if light and not dark:
+            return f"{found[0]}@media print {{{LIGHT.sub('[data-theme=dark]', found[0])}}}"
+        return found[0]
+
+    return RULE.sub(rule, css)
+
+
 def pages(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*.html") if "_static" not in path.relative_to(folder).parts)
 
@@ -196,6 +232,9 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         html = path.read_text("utf-8")
         if CSP not in html:  # else an earlier build has written it
             path.write_text(lighten(html, icons), "utf-8")
+    for path in static.rglob("*.css"):
+        if "data-theme" in (css := path.read_text("utf-8")) and "@media not print" not in css:
+            path.write_text(on_paper(css), "utf-8")
     for pattern in (*FONT_AWESOME, "scripts/fontawesome.js.*", "vendor/fontawesome/**/*", "sphinx-thebe*"):
         for path in static.glob(pattern):
             if path.is_file():

@@ -60,15 +60,6 @@ def in_order() -> list[str]:
     return re.findall(r"file: book/(\w+)$", (ROOT / "_toc.yml").read_text(), re.M)[: len(TAUGHT)]
 
 
-def test_the_first_page_opens_with_a_slider_that_moves(page: Page) -> None:
-    open_page(page, "book/index.html")
-    control = page.get_by_role("slider", name="learning rate")
-    before = page.locator("svg.lesson-figure").first.evaluate("(e) => e.innerHTML")
-    control.focus()
-    page.keyboard.press("ArrowLeft")
-    assert page.locator("svg.lesson-figure").first.evaluate("(e) => e.innerHTML") != before
-
-
 # A lesson's page
 
 

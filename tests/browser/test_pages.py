@@ -97,6 +97,25 @@ CHECKS = {
 }
 
 
+# On paper, whatever the theme: words that are pale on white, and backgrounds that are not.
+ON_PAPER = """() => {
+    const luminance = (colour) => colour.map((c) => c / 255)
+        .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const found = [...document.querySelectorAll("body, body *")].filter((e) => {
+        if (!e.checkVisibility({ checkVisibilityCSS: true }) || e.closest("defs")) return false;
+        const { backgroundColor, color, fill, filter, textShadow } = getComputedStyle(e);
+        const [r, g, b, alpha = 1] = numbers(backgroundColor);
+        const words = [...e.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+        const ink = e.closest("svg") ? fill : color;
+        const pale = ink.startsWith("rgb(") && 1.05 / (luminance(numbers(ink)) + 0.05) < 4.5;
+        return words && (pale || textShadow !== "none") || alpha > 0.1 && r + g + b < 600 || filter !== "none";
+    });
+    return found.map((e) => e.outerHTML.slice(0, 150));
+}"""
+
+
 def faults(page: Page) -> dict[str, list[str]]:
     """What all checks find."""
     return {name: found for name, check in CHECKS.items() if (found := page.evaluate(check))}
@@ -114,6 +133,24 @@ def test_a_page_can_be_read(path: str, new_page: Callable[..., Page]) -> None:
             page.set_viewport_size(dict(width=width, height=900))
             found |= {f"{name} ({theme}, {width} px wide)": fault for name, fault in faults(page).items()}
     assert found == {}
+    page.emulate_media(media="print", color_scheme="dark")
+    page.wait_for_function("() => document.documentElement.dataset.theme === 'dark'")
+    assert page.evaluate(ON_PAPER) == []
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        "color: #ccc",
+        "text-shadow: 0 0 2px #000",
+        "background: #333",
+        "filter: invert(1)",
+        "background: #123; color: #fff",
+    ],
+)
+def test_what_is_no_sight_on_paper_is_found(style: str, page: Page) -> None:
+    page.set_content(f"<p>text</p><p style='{style}'>text</p>")
+    assert len(page.evaluate(ON_PAPER)) == 1
 
 
 # As a long formula in a sentence on a phone.

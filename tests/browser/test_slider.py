@@ -160,7 +160,7 @@ RATES, STEPS = [0.1, 0.2, 0.4], [1, 2, 4]
 @pytest.fixture(scope="module")
 def html() -> str:
     with patch("lessons_lib.sliders.display") as display:
-        slider(walk, lr=RATES, n=STEPS)
+        slider(walk, dict(lr=("learning rate", "η")), lr=RATES, n=STEPS)
     return display.call_args.args[0]["text/html"]
 
 

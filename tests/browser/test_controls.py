@@ -1,0 +1,282 @@
+"""Every control of every page does what it is there for, by mouse, finger and keys, at each width.
+
+`controls.js` lists the kinds of controls, and what must be so once one is pressed. One of no kind is a fault.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import ElementHandle, Page, TimeoutError
+
+from tests.browser.conftest import HTML, open_page, pages
+from tests.browser.test_pages import LESSONS, soup
+
+SCRIPT = Path(__file__).with_name("controls.js").read_text("utf-8")
+# At each width how a reader there presses most likely; on two pages, one with every kind, by every means.
+WIDTHS = {390: ["touch"], 768: ["touch"], 991: ["keys"], 1280: ["mouse"]}
+EVERY_MEANS = ["mouse", "touch", "keys"]
+THOROUGH = ("book/index.html", f"book/{LESSONS[0]}.html")
+# A page has many of these. All are pressed from the page itself, and of each kind the first as a reader would.
+MANY = {"fold", "copy", "place", "page", "other host", "scroller"}
+SINGLE = {"sidebar", "contents", "search", "theme", "fullscreen", "menu", "slider", "query"}
+FOLDING = {"sidebar", "contents", "search"}  # of these it depends on the width what they do
+# Not there until something else has happened, and pressed in tests of their own; a slider's words are no button.
+OTHERS = {"skip link", "back to top", "marks", "row of a slider", "print"}
+
+
+def start(page: Page, path: str) -> None:
+    open_page(page, path)
+    page.evaluate(SCRIPT)
+
+
+def find(page: Page, inside: ElementHandle | None = None) -> list[tuple[str, ElementHandle]]:
+    """All controls there with their kinds; none may be unknown."""
+    kinds = page.evaluate("(inside) => find(inside ?? document.body)", inside)
+    assert [kind for kind in kinds if kind not in MANY | SINGLE | OTHERS] == []
+    found = page.evaluate_handle("() => found").get_properties()
+    return [(kind, found[str(i)].as_element()) for i, kind in enumerate(kinds)]
+
+
+def press_all(page: Page, controls: list[tuple[str, ElementHandle]]) -> None:
+    assert page.evaluate("(all) => pressAll(all)", [control for kind, control in controls if kind in MANY]) == []
+
+
+def press(page: Page, kind: str, control: ElementHandle, means: str) -> None:
+    """Press a control, and wait until it has worked."""
+    point = control.evaluate("(e) => near(e)")
+    where = f"{kind} by {means} at {page.viewport_size['width']} px"
+    assert point, f"{where}: something else lies over it"
+    at_end = kind == "slider" and control.input_value() == control.get_attribute("max")
+    if kind == "slider":  # to the end where its thumb is not
+        box = control.bounding_box()
+        point[0] = box["x"] + 8 if at_end else box["x"] + box["width"] - 8
+    control.evaluate("(e) => before(e)")
+    if means == "mouse":
+        page.mouse.click(*point)
+    elif means == "touch":
+        page.touchscreen.tap(*point)
+    else:
+        control.focus()
+        page.keyboard.press("Enter" if kind != "slider" else "ArrowLeft" if at_end else "ArrowRight")
+    if kind == "query":
+        page.keyboard.type("momentum")
+        page.keyboard.press("Enter")
+    try:
+        page.wait_for_function("(e) => after(e)", arg=control)
+    except TimeoutError as error:
+        focus = page.evaluate("() => document.activeElement.outerHTML.slice(0, 100)")
+        raise AssertionError(f"{where} does nothing: {control}, focus on {focus}") from error
+
+
+def opened(page: Page) -> ElementHandle | None:
+    """The dialog, drawer or menu that stands open."""
+    return page.query_selector("dialog[open], .dropdown-menu.show")
+
+
+def press_inside(page: Page, kind: str, control: ElementHandle, means: str) -> None:
+    """Press what a control has opened, which some things inside close; then close it as a reader does."""
+    inside = opened(page)
+    if not inside:  # a sidebar that has made room, the search's own page
+        return press(page, kind, control, means) if kind == "sidebar" else None
+    controls = find(page, inside)
+    assert controls
+    if kind == "sidebar":
+        press_all(page, [(kind, control) for kind, control in controls if kind != "place"])
+    for i in range(len(controls)) if kind == "menu" else {0, len(controls) - 1}:
+        press(page, *controls[i], means)
+        if not opened(page):
+            reset(page)
+            press(page, kind, control, means)
+    if means == "keys":
+        page.keyboard.press("Escape")
+    else:  # beside it
+        x = 5 if kind == "contents" else page.viewport_size["width"] - 5
+        (page.mouse.click if means == "mouse" else page.touchscreen.tap)(x, page.viewport_size["height"] - 5)
+    page.wait_for_function("() => !document.querySelector('dialog[open], .dropdown-menu.show')")
+    return None
+
+
+def reset(page: Page) -> None:
+    page.evaluate("() => reset()")
+    # The theme puts a drawer's contents back where they were.
+    page.wait_for_function("() => !document.querySelector('dialog:not(#pst-search-dialog) > *')")
+
+
+@pytest.mark.parametrize("path", pages())
+def test_every_control_works(path: str, new_page: Callable[..., Page]) -> None:
+    page = new_page(has_touch=True, reduced_motion="reduce", permissions=["clipboard-read", "clipboard-write"])
+    start(page, path)
+    for width, likely in WIDTHS.items():
+        page.set_viewport_size(dict(width=width, height=900))
+        page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+        page.wait_for_function("() => settled()")
+        controls = find(page)
+        press_all(page, controls)
+        thorough, seen = path in THOROUGH, set()
+        chosen = (MANY - {"scroller"} | SINGLE) if thorough or width == 390 else FOLDING
+        for kind, control in controls:
+            if kind in chosen and (kind in SINGLE or kind not in seen) and control.is_visible():
+                seen.add(kind)
+                for means in EVERY_MEANS if thorough else likely:
+                    press(page, kind, control, means)
+                    press_inside(page, kind, control, means)
+                    reset(page)
+        assert {"sidebar", "search"} <= seen, "controls that every page has"
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<button>Of no kind</button>",
+        '<div style="cursor: pointer">Of no kind</div>',
+        '<p tabindex="0">Of no kind</p>',
+        '<details><summary onclick="event.preventDefault()">Dead</summary></details>',
+        '<a href="#a">Covered</a><p id="a" style="position: absolute; inset: 0"></p>',
+        '<a href="#a">To nothing</a>',
+        '<a href="b.html" onclick="event.preventDefault()">Dead</a>',
+        '<a href="b.html" inert>Without focus</a>',
+        '<pre tabindex="0" style="width: 9px; overflow: clip">Cut off</pre>',
+    ],
+)
+def test_a_control_that_is_of_no_kind_or_does_nothing_is_found(html: str, page: Page) -> None:
+    page.set_content(f"<body>{html}</body>")
+    page.evaluate(SCRIPT)
+    with pytest.raises(AssertionError):
+        press_all(page, find(page))
+
+
+def test_the_skip_link_and_the_way_back_to_the_top(new_page: Callable[..., Page]) -> None:
+    page = new_page(viewport=dict(width=390, height=900), has_touch=True, reduced_motion="reduce")
+    for means in EVERY_MEANS:
+        start(page, f"book/{LESSONS[0]}.html")
+        page.keyboard.press("Tab")
+        kind, link = next((kind, control) for kind, control in find(page) if kind == "skip link")
+        press(page, kind, link, means)
+        page.keyboard.press("Tab")
+        assert page.evaluate("() => document.activeElement.closest('main') !== null")
+        for y in (5000, 3000):  # on the way up it is shown
+            page.evaluate("(y) => new Promise((done) => { onscroll = done; scrollTo(0, y); })", y)
+        page.locator("#pst-back-to-top").wait_for()
+        kind, control = next((kind, control) for kind, control in find(page) if kind == "back to top")
+        press(page, kind, control, means)
+
+
+def test_what_was_searched_for_is_marked_until_the_reader_hides_it(new_page: Callable[..., Page]) -> None:
+    page = new_page(has_touch=True, reduced_motion="reduce")
+    for means in EVERY_MEANS:
+        page.goto(f"{(HTML / 'book/gradient_descent.html').as_uri()}?highlight=momentum")
+        page.evaluate(SCRIPT)
+        page.locator("span.highlighted").first.wait_for(state="attached")
+        kind, link = next((kind, control) for kind, control in find(page) if kind == "marks")
+        press(page, kind, link, means)
+
+
+def test_links_lead_where_they_say(new_page: Callable[..., Page]) -> None:
+    page = new_page()
+    open_page(page, "book/resnet.html")
+    for link, target in ((".left-prev", "batch_norm"), (".right-next", "resnet"), (".navbar-brand", "index")):
+        page.locator(link).click()
+        page.wait_for_url(f"**/{target}.html")
+    page.locator(".bd-sidenav a[href='sgd.html']").click()
+    page.wait_for_url("**/sgd.html")
+    page.locator(".search-button__button").locator("visible=true").click()
+    page.keyboard.type("momentum")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=momentum")
+    page.locator("#search-results a[href*='gradient_descent']").first.click()
+    page.wait_for_url("**/gradient_descent.html")
+
+
+# What a page remembers, and what is kept of it
+
+WITH_SLIDERS = [path for path in pages() if soup(path).select(".lesson-slider")]
+
+
+def agree(page: Page) -> list[list[int]]:
+    """Thumb, words and picture of each slider say the same, before and after it is moved; where it then stands."""
+    found = []
+    for box in page.locator(".lesson-slider").all():
+        before, agrees = box.evaluate("(box) => agrees(box)")
+        assert agrees, f"a slider says and shows two things: {box.inner_text()}"
+        for place, track in zip(before, box.get_by_role("slider").all(), strict=True):
+            track.press("Home" if place else "End")
+        found.append(box.evaluate("(box) => agrees(box)"))
+        assert found[-1][1] and all(a != b for a, b in zip(before, found[-1][0], strict=True))
+    return [places for places, _ in found]
+
+
+@pytest.mark.parametrize("path", WITH_SLIDERS)
+def test_after_back_sliders_say_what_their_picture_shows(path: str, new_page: Callable[..., Page]) -> None:
+    page = new_page()
+    start(page, path)
+    agree(page)
+    page.goto((HTML / "404.html").as_uri())
+    page.go_back()
+    page.evaluate(SCRIPT)
+    agree(page)
+
+
+@pytest.mark.parametrize("path", ["book/index.html", "book/optimization.html"])
+def test_nor_do_they_after_forward_a_reload_or_in_a_saved_page(
+    path: str, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = new_page()
+    page.goto((HTML / "404.html").as_uri())
+    start(page, path)
+    agree(page)
+    page.go_back()
+    for again in (page.go_forward, page.reload):
+        again()
+        page.evaluate(SCRIPT)
+        moved = agree(page)
+    for copy in ("saved.html", "copy of saved.html"):
+        tags = page.evaluate("() => document.querySelectorAll('*').length")
+        page.goto(save(page, tmp_path / copy))
+        assert page.evaluate("() => document.querySelectorAll('*').length") == tags
+        page.evaluate(SCRIPT)
+        assert [box.evaluate("(box) => agrees(box)[0]") for box in page.locator(".lesson-slider").all()] == moved
+        moved = agree(page)
+
+
+def save(page: Page, path: Path) -> str:
+    """Save a page as a browser does: as it stands, the addresses of its files made whole. Its new address."""
+    html = page.evaluate("() => document.documentElement.outerHTML")
+    path.write_text("<!DOCTYPE html>" + html.replace('="../_static', f'="{HTML.as_uri()}/_static'), "utf-8")
+    return path.as_uri()
+
+
+def test_a_page_that_was_saved_with_everything_open_works(new_page: Callable[..., Page], tmp_path: Path) -> None:
+    page = new_page(viewport=dict(width=390, height=900), reduced_motion="reduce", permissions=["clipboard-write"])
+    start(page, f"book/{LESSONS[0]}.html")
+    page.wait_for_function("() => document.querySelector('.copybtn')")
+
+    def kinds() -> list[str]:
+        return sorted(kind for kind, _ in find(page) if kind != "back to top")  # it comes and goes
+
+    before = kinds()
+    page.locator(".btn-fullscreen-button").hover()
+    page.locator(".tooltip").first.wait_for()
+    for opener in (".primary-toggle", ".secondary-toggle"):
+        page.evaluate("() => document.querySelector('.theme-switch-button').click()")
+        page.locator(opener).click()
+        page.locator("dialog[open] a").first.wait_for()
+        page.goto(save(page, tmp_path / f"{opener[1:]}.html"))
+        page.wait_for_function("() => !document.querySelector('dialog[open], dialog.bd-sidebar')")
+        page.evaluate(SCRIPT)
+        assert kinds() == before
+        for kind, control in find(page):
+            if kind in SINGLE - {"query", "slider"}:
+                press(page, kind, control, "mouse")
+                reset(page)
+        press_all(page, [(kind, control) for kind, control in find(page) if kind in {"copy", "fold"}])
+
+
+def test_a_page_that_back_brings_as_it_was_has_the_theme_chosen_since(page: Page) -> None:
+    open_page(page, "book/index.html")
+    assert page.evaluate("() => document.documentElement.dataset.theme") == "light"
+    page.evaluate("""() => {
+        localStorage.setItem("mode", "dark");
+        dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
+    }""")
+    assert page.evaluate("() => ({...document.documentElement.dataset}).theme") == "dark"
