@@ -281,7 +281,10 @@ def _beside(name: str, value: Array, x: Tensor) -> Tensor:
 
 
 def _bound(name: str, value: Array, x: Tensor) -> Tensor:
-    value = _beside(name, value, x)
+    value = as_tensor(name, value, x.dtype)
+    value = _beside(name, value if value.dim() else value.to(x.dtype), x)  # a number has no precision to lose
+    if value.isnan().any():
+        raise ValueError(f"{name}: expected numbers, got NaN")
     sizes = zip(reversed(value.shape), reversed(x.shape), strict=False)
     if value.dim() > x.dim() or any(size not in (1, wanted) for size, wanted in sizes):
         raise ValueError(f"{name}: expected a shape that broadcasts to {tuple(x.shape)}, got {tuple(value.shape)}")

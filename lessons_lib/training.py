@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
-from lessons_lib.checks import as_int, as_number, as_path, as_rate, as_schedule, check_function, refuse_graph
+from lessons_lib.checks import as_int, as_number, as_path, as_schedule, check_function, refuse_graph
 
 
 @dataclass
@@ -245,13 +245,6 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-check_rate = as_rate  # these two until no other module imports them from here
-
-
-def check_is_number(name: str, value: float) -> None:
-    as_number(name, value, "[-inf, inf]")
 
 
 def place() -> tuple[int, int]:
@@ -490,7 +483,9 @@ def _check_set(name: str, dataset: TensorDataset, net: nn.Module) -> int:
     refuse_graph(f"{name}.tensors[0]", X)
     dtypes = {parameter.dtype for parameter in net.parameters()}
     if dtypes and X.dtype not in dtypes:
-        raise TypeError(f"{name}: expected images in the net's dtype, {', '.join(sorted(map(str, dtypes)))}, got {X.dtype}")
+        raise TypeError(
+            f"{name}: expected images in the net's dtype, {', '.join(sorted(map(str, dtypes)))}, got {X.dtype}"
+        )
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers as labels, got {y.dtype}")
     if y.shape != (len(X),):

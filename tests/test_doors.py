@@ -94,7 +94,7 @@ CALLS: dict[str, tuple[Callable, dict[str, object]]] = {
         dict(f=quartic, points=X, weights=torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)),
     ),
     "convexity.project_ball": (convexity.project_ball, dict(x=X, radius=2.0)),
-    "convexity.project_box": (convexity.project_box, dict(x=X, low=-1.0, high=2.0)),
+    "convexity.project_box": (convexity.project_box, dict(x=X, low=0.0, high=2.0)),
     "convexity.project_box, tensors": (convexity.project_box, dict(x=X, low=-ONE, high=TWO)),
     "convexity.project_simplex": (convexity.project_simplex, dict(x=X, total=2.0)),
     "convexity.project_subspace": (convexity.project_subspace, dict(x=X, A=X[:3, :2])),
@@ -600,7 +600,7 @@ def test_layers_give_the_same_in_every_mode_compiled_copied_and_pickled(name: st
 def test_a_layer_takes_tensors_and_names_its_input_otherwise(name: str) -> None:
     net, x = made(name, True)
     before = [value.clone() for value in net.state_dict().values()]
-    for wrong in (x.numpy(), x.tolist(), None, 3.0, x.long(), x.bool(), x.to(torch.complex64), x[:, :0], x[:0], x[0]):
+    for wrong in (x.numpy(), x.tolist(), None, 3.0, x.long(), x.bool(), x.to(torch.complex64), x[:, :0], x[0]):
         with pytest.raises((TypeError, ValueError), match=r"^X: expected .*, got"):
             net(wrong)
     assert_same(list(net.state_dict().values()), before, 0)
@@ -633,16 +633,17 @@ def test_a_schedule_can_be_copied_and_says_that_it_cannot_be_pickled(name: str) 
 # Nothing is left out
 
 ELSEWHERE = {  # public, and where it meets its doors
-    "batch_norm": "lenet: BatchNorm, and tests/test_batch_norm.py",
+    "batch_norm": "lenet: BatchNorm; at_least_float32 check_batch mean_of move_averages normalised: parts of it",
     "checks": "as_int as_number as_bool as_tensor as_constant as_schedule as_rate as_path as_tuple check_dtype "
-    "check_function refuse_graph: through all that call them, and tests/test_checks.py",
+    "check_function holds refuse_graph refuse_transform: through all that call them, and tests/test_checks.py",
     "data": "fashion_mnist read_whole read_idx: files come in, tests/test_data.py damages them",
     "densenet": "densenet121 small_densenet: DenseNet, by size; bn_relu_conv: a part of it",
     "gradient_descent": "walk gradient: parts of gradient_descent",
     "minibatch": "torchrun average_gradients: tests/test_minibatch.py",
-    "resnet": "ResNeXt: a Bottleneck; Convolutional: ResNet is one; resnet resnet18 small_resnet: ResNet, by depth; conv_bn: a part",
-    "training": "History Memory: records; evaluate eval_mode num_parameters default_dtype place join: "
-    "tests/test_training.py",
+    "resnet": "ResNeXt: a Bottleneck; Convolutional: ResNet is one; resnet resnet18 small_resnet: ResNet, by depth; "
+    "conv_bn check_images: parts of it",
+    "training": "History Memory: records; evaluate eval_mode num_parameters check_net default_dtype place join replace "
+    "saved from_all: tests/test_training.py",
 }
 
 

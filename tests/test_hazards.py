@@ -126,20 +126,22 @@ CASES = {
 }
 NETS = [name for name, case in CASES.items() if case.layer]
 ELSEWHERE = {  # public, and why not above
-    "batch_norm": "check_input widened: parts of BatchNorm",
+    "batch_norm": "at_least_float32 check_batch mean_of move_averages normalised: parts of BatchNorm",
+    "checks": "as_int as_number as_bool as_tensor as_constant as_schedule as_rate as_path as_tuple check_dtype "
+    "check_function holds refuse_graph refuse_transform: parts of all; test_checks.py",
     "data": "fashion_mnist read_whole read_idx: files come in, test_data.py damages them",
     "densenet": "densenet121 small_densenet: DenseNet, by size; bn_relu_conv: a part of it",
     "figures": "Bundle show label box arrow to_svg to_png to_tree define serialise: drawings",
-    "gradient_descent": "walk check_function start: parts of gradient_descent",
+    "gradient_descent": "walk: a part of gradient_descent",
     "learning_rate": "constant piecewise exponential polynomial cosine warmup: numbers come in",
     "minibatch": "torchrun: functions come in; average_gradients: gradients of a net",
     "objectives": "Objective: quadratic is one; softmax_regression: sizes come in",
     "resnet": "ResNeXt: a Bottleneck; Convolutional: ResNet is one; resnet resnet18 small_resnet: ResNet, by depth; "
-    "conv_bn check_sizes check_input: parts of it",
+    "conv_bn check_images: parts of it",
     "sgd": "batches: numbers come in",
     "sliders": "slider frames parameters: drawings",
     "training": "History Memory: records; train: test_training.py; num_parameters check_net: a net; "
-    "check_is_number place join default_dtype eval_mode replace saved from_all: no tensors come in",
+    "place join default_dtype eval_mode replace saved from_all: no tensors come in",
 }
 
 
