@@ -483,9 +483,8 @@ def _check_set(name: str, dataset: TensorDataset, net: nn.Module) -> int:
     refuse_graph(f"{name}.tensors[0]", X)
     dtypes = {parameter.dtype for parameter in net.parameters()}
     if dtypes and X.dtype not in dtypes:
-        raise TypeError(
-            f"{name}: expected images in the net's dtype, {', '.join(sorted(map(str, dtypes)))}, got {X.dtype}"
-        )
+        expected = ", ".join(sorted(map(str, dtypes)))
+        raise TypeError(f"{name}: expected images in the net's dtype, {expected}, got {X.dtype}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers as labels, got {y.dtype}")
     if y.shape != (len(X),):
