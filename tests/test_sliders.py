@@ -61,7 +61,7 @@ def bundle(draw: Callable[..., Figure], labels: dict = {}, /, **values: Iterable
     return display.call_args.args[0]
 
 
-def page(draw: Callable[..., Figure], *labels: dict, **values: Iterable) -> str:
+def page(draw: Callable[..., Figure], /, *labels: dict, **values: Iterable) -> str:
     return bundle(draw, *labels, **values)["text/html"]
 
 
@@ -297,7 +297,7 @@ def falling(lr: float) -> Figure:
 
 
 def test_the_html_is_one_element_with_its_words_as_they_are() -> None:
-    html = page(falling, lr=RATES)
+    html = page(falling, dict(lr=("learning rate", "η")), lr=RATES)
     assert html.startswith('<div class="lesson-slider">\n<img alt="Two losses that fall faster')
     assert html.endswith("</script>\n</div>")
     assert "η = 0.1" in html and "\\u03b7" not in html
@@ -422,6 +422,20 @@ def test_errors_name_the_argument(draw: object, values: dict, error: type[Except
     display.assert_not_called()
 
 
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (dict(b=("batch size", "b")), ValueError, "labels: expected labels of lr, got {'b': ('batch size', 'b')}"),
+        (None, TypeError, "labels: expected a dictionary, got None"),
+        (dict(lr=("rate",)), TypeError, "labels: expected words, or words and a symbol, for lr, got ('rate',)"),
+        (dict(lr=3), TypeError, "labels: expected words, or words and a symbol, for lr, got 3"),
+    ],
+)
+def test_errors_name_the_labels(labels: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match="^" + re.escape(message)):
+        slider(draw, labels, lr=RATES)
+
+
 def test_figures_of_two_sizes_are_one_too_many() -> None:
     with pytest.raises(ValueError, match="^draw: expected figures of one size at all positions, got several$"):
         slider(growing, lr=[0.1, 0.2])
@@ -517,7 +531,7 @@ def test_moving_a_live_slider_draws_anew_in_the_same_place() -> None:
         calls.append((lr, sign))
         return draw(sign * lr)
 
-    controls, box = live(bundle(two, lr=RATES, sign=[1, -1]))
+    controls, box = live(bundle(two, dict(lr=("learning rate", "η")), lr=RATES, sign=[1, -1]))
     assert [(c.description, c.label, c.index) for c in controls] == [
         ("learning rate η", "η = 0.2", 1),
         ("sign", "-1", 1),

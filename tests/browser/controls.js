@@ -52,6 +52,7 @@ window.KINDS = [
     before === undefined ? (window.asked = 0) : window.asked === e.value],
   ["marks", "a[href='javascript:SphinxHighlight.hideSearchWords()']", (_, before) =>
     before === undefined ? 0 : [...document.querySelectorAll(".highlighted")].every((e) => !shown(e))],
+  ["heading", "a.headerlink[href^='#']", (a, before) => before === undefined ? 0 : location.hash === a.hash && inWindow(place(a))],
   ["place", "a[href^='#']", (a, before) => before === undefined ? 0
     : a.hash ? location.hash === a.hash && !!place(a) && inWindow(place(a)) : scrollY === 0],
   ["page", "a[href]:not([href*=':'])", (a, before) => before === undefined ? (window.followed = 0) : window.followed === a],
@@ -90,11 +91,20 @@ window.near = (e) => {
   const top = document.elementFromPoint(...point);
   return top && (e.contains(top) || top.contains(e) && top.closest("label, summary, a")) ? point : null;
 };
+window.steady = async (e) => { // where it stays: what lies above may grow when it is first shown
+  for (let was, i = 0; i < 100; i += 1) {
+    const point = near(e);
+    if (String(point) === was) return point;
+    was = String(point);
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  }
+  return null;
+};
 window.before = (e) => { window.was = works(e)(e); };
 window.after = (e) => works(e)(e, window.was) === true;
 // Press each of some controls from the page itself (a fold twice); those that do nothing, are covered, or get no focus.
-window.pressAll = (controls) => controls.filter((e) => {
-  const hidden = e.matches(".headerlink") && !shown(e); // which only the mouse brings out
+window.pressAll = (many) => found.filter((e) => many.includes(kinds.get(e)[0])).filter((e) => {
+  const hidden = kinds.get(e)[0] === "heading" && !shown(e); // which only the mouse brings out
   const point = hidden || near(e);
   e.focus({ preventScroll: true });
   const focused = hidden || document.activeElement === e || e.matches(SCROLLERS); // for which see `settled`

@@ -41,13 +41,13 @@ new PerformanceObserver((list) => {
 @pytest.mark.parametrize("path", pages())
 def test_axe_finds_no_fault_in_either_theme(path: str, new_page: Callable[..., Page]) -> None:
     page = new_page(reduced_motion="reduce")  # what fades in has no contrast at first
+    open_page(page, path)
+    page.evaluate(PREPARE)
     found = {}
     # The theme changes colours alone: for the second one, only they are looked at.
     for theme, rules in (("light", OPTIONS), ("dark", OPTIONS | {"runOnly": ["color-contrast"]})):
         page.emulate_media(color_scheme=theme)
-        open_page(page, path)
         page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
-        page.evaluate(PREPARE)
         report = Axe().run(page, context=CONTEXT, options=rules).response
         assert report["passes"], "axe has looked at nothing"
         for fault in report["violations"]:
@@ -96,24 +96,18 @@ def test_what_moves_is_seen(page: Page, tmp_path: Path) -> None:
     page.wait_for_function("window.shifts.length > 0")
 
 
-@pytest.mark.parametrize("path", pages())
-def test_a_page_is_light(path: str, new_page: Callable[..., Page]) -> None:
-    page = new_page()
-    asked: set[str] = set()
-    page.on("request", lambda request: asked.add(request.url))
-    open_page(page, path)
-    files = [Path(unquote(urlsplit(url).path)) for url in asked if url.startswith("file:")]
-    sizes = {file.name: len(gzip.compress(file.read_bytes())) for file in files}
-    assert sum(sizes.values()) < 500_000, sizes
-
-
 @pytest.mark.parametrize("path", ["404.html", *pages()])
-def test_a_page_asks_no_other_host_and_may_not(path: str, browser: Browser) -> None:
+def test_a_page_is_light_and_asks_no_other_host_nor_may_it(path: str, browser: Browser) -> None:
     context = browser.new_context()
     page = context.new_page()
+    seen: set[str] = set()
     asked: list[str] = []
+    page.on("request", lambda request: seen.add(request.url))
     context.route(re.compile("^http"), lambda route: (asked.append(route.request.url), route.abort()))
     page.goto((HTML / path).as_uri())
+    files = [Path(unquote(urlsplit(url).path)) for url in seen if url.startswith("file:")]
+    sizes = {file.name: len(gzip.compress(file.read_bytes())) for file in files}
+    assert 0 < sum(sizes.values()) < 500_000, sizes
     if path != "404.html":  # which asks for nothing at all
         refused = page.evaluate("""async () => {
             const seen = [];
