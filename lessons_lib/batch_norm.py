@@ -69,9 +69,9 @@ def batch_norm(
         n = rows.shape[1]
         mean = rows.mean(1)
         var = ((rows - mean[:, None]) ** 2).mean(1)
-        with torch.no_grad():
-            moving_mean = momentum * moving_mean + (1 - momentum) * mean
-            moving_var = momentum * moving_var + (1 - momentum) * var * (n / (n - 1))
+        with torch.no_grad():  # detach() is for forward mode, which goes on here
+            moving_mean = momentum * moving_mean + (1 - momentum) * mean.detach()
+            moving_var = momentum * moving_var + (1 - momentum) * var.detach() * (n / (n - 1))
     else:
         mean, var = moving_mean, moving_var
     return normalised(X, mean, var, gamma, beta, eps), moving_mean, moving_var
