@@ -69,9 +69,9 @@ def batch_norm(
         n = rows.shape[1]
         mean = rows.mean(1)
         var = ((rows - mean[:, None]) ** 2).mean(1)
-        with torch.no_grad():
-            moving_mean = momentum * moving_mean + (1 - momentum) * mean
-            moving_var = momentum * moving_var + (1 - momentum) * var * (n / (n - 1))
+        with torch.no_grad():  # detach() is for forward mode, which goes on here
+            moving_mean = momentum * moving_mean + (1 - momentum) * mean.detach()
+            moving_var = momentum * moving_var + (1 - momentum) * var.detach() * (n / (n - 1))
     else:
         mean, var = moving_mean, moving_var
     return normalised(X, mean, var, gamma, beta, eps), moving_mean, moving_var
@@ -140,13 +140,12 @@ class BatchNorm(_BatchNorm):
             raise TypeError(f"X: expected a tensor, got {type(X).__name__}")
         if X.dtype in (torch.float16, torch.bfloat16) and self.weight.dtype == torch.float32:
             return self.forward(X.float()).to(X.dtype)
-        state = self.state(X)
         # Without averages, as torch.func.replace_all_batch_norm_modules_ leaves it, each batch is normalised by itself.
         is_training = self.training or self.running_mean is None
-        check_batch(is_training, X, state)
+        check_batch(is_training, X, self.state(X))
         if not is_training:
-            state = self.running_mean, self.running_var, self.weight, self.bias
-            return normalised(*map(at_least_float32, (X, *state)), self.eps).to(X.dtype)
+            tensors = X, self.running_mean, self.running_var, self.weight, self.bias
+            return normalised(*map(at_least_float32, tensors), self.eps).to(X.dtype)
         # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
         # work in place on a Function's output that is a view.
         x = X.reshape(*X.shape[:2], -1)
@@ -212,10 +211,10 @@ class _Normalise(torch.autograd.Function):
 
 
 def _only_backward_may_follow() -> bool:
-    """Whether nobody else than autograd's backward pass looks at what is computed now.
+    """Whether nothing but autograd's backward pass can follow, so that a Function may replace the formula.
 
-    Compilers and torch.func differentiate the formula by themselves. Forward mode must: PyTorch 2.13 loses a term where
-    it meets a Function's own rule twice.
+    torch.compile, torch.jit.trace and torch.func read the formula itself. So must forward mode: nested, it takes a
+    Function's `jvp` for a constant (PyTorch's issue 197867).
     """
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return not (recorded or _is_transformed() or forward_ad._current_level >= 0)

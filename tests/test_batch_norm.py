@@ -517,12 +517,14 @@ def test_the_input_and_the_parameters_stay_as_they_are(kind: type[BatchNorm], sh
     assert all(map(torch.equal, given, before))
 
 
+@torch_itself_warns
 def test_the_function_returns_new_averages_without_a_graph() -> None:
     X, gamma, beta = randn(6, 3).requires_grad_(), torch.ones(3, requires_grad=True), torch.zeros(3)
     mean, var = torch.zeros(3), torch.ones(3)
     _, new_mean, new_var = batch_norm(True, X, gamma, beta, mean, var)
     assert torch.equal(mean, torch.zeros(3)) and torch.equal(var, torch.ones(3))
     assert not new_mean.requires_grad and not new_var.requires_grad
+    assert not func.jacfwd(lambda X: batch_norm(True, X, gamma, beta, mean, var)[1])(X.detach()).any()
     _, same_mean, same_var = batch_norm(False, X, gamma, beta, mean, var)
     assert same_mean is mean and same_var is var
 
