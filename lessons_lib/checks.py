@@ -89,7 +89,7 @@ def as_tensor(name: str, value: Array, dtype: torch.dtype | None = None) -> Tens
         if len({item.shape for item in items}) > 1:
             raise ValueError(f"{name}: expected rows of one length, got {value!r}")
         return torch.stack(items) if items else torch.empty(0, dtype=dtype)
-    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, float):
+    if isinstance(value, (np.ndarray, np.generic)) and not isinstance(value, float):
         try:
             # A copy in this machine's order of bytes: the caller's may be read-only, or run backwards.
             value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))

@@ -17,14 +17,16 @@ F32, F64 = torch.float32, torch.float64
 GRAD = torch.ones((), requires_grad=True)
 
 
-@pytest.mark.parametrize("kind", [int, np.int8, np.uint64, np.array, torch.tensor], ids=repr)
+@pytest.mark.parametrize("kind", [int, np.int8, np.uint64, np.array, torch.tensor], ids=lambda kind: kind.__name__)
 def test_an_int_may_be_anyone_s(kind: Callable[[int], object]) -> None:
     found = checks.as_int("n", kind(3), at_least=3, at_most=3)
     assert found == 3 and type(found) is int
 
 
 @pytest.mark.parametrize(
-    "kind", [float, Fraction, np.float16, np.float64, np.longdouble, np.array, torch.tensor], ids=repr
+    "kind",
+    [float, Fraction, np.float16, np.float64, np.longdouble, np.array, torch.tensor],
+    ids=lambda kind: kind.__name__,
 )
 def test_a_number_may_be_anyone_s(kind: Callable[[float], object]) -> None:
     found = checks.as_number("x", kind(0.5), "[0.5, 1)")

@@ -633,7 +633,7 @@ def test_a_schedule_can_be_copied_and_says_that_it_cannot_be_pickled(name: str) 
 # Nothing is left out
 
 ELSEWHERE = {  # public, and where it meets its doors
-    "batch_norm": "lenet: BatchNorm; at_least_float32 check_batch mean_of move_averages normalised: parts of it",
+    "batch_norm": "lenet: BatchNorm; at_least_float32 check_batch mean_of normalised: parts of it",
     "checks": "as_int as_number as_bool as_tensor as_constant as_schedule as_rate as_path as_tuple check_dtype "
     "check_function holds refuse_graph refuse_transform: through all that call them, and tests/test_checks.py",
     "data": "fashion_mnist read_whole read_idx: files come in, tests/test_data.py damages them",

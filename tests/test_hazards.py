@@ -126,7 +126,7 @@ CASES = {
 }
 NETS = [name for name, case in CASES.items() if case.layer]
 ELSEWHERE = {  # public, and why not above
-    "batch_norm": "at_least_float32 check_batch mean_of move_averages normalised: parts of BatchNorm",
+    "batch_norm": "at_least_float32 check_batch mean_of normalised: parts of BatchNorm",
     "checks": "as_int as_number as_bool as_tensor as_constant as_schedule as_rate as_path as_tuple check_dtype "
     "check_function holds refuse_graph refuse_transform: parts of all; test_checks.py",
     "data": "fashion_mnist read_whole read_idx: files come in, test_data.py damages them",

@@ -388,9 +388,9 @@ def test_bad_input_is_refused_in_every_process() -> None:
     expected = [
         "ValueError: X: expected 4 dimensions, got shape (4, 6)",
         "ValueError: X: expected 6 features, got shape (4, 5)",
-        "TypeError: X: expected floating point, got torch.int64",
+        "TypeError: X: expected torch.float32, got torch.int64",
         "ValueError: X: expected at least one value, got shape (0, 6)",
-        "TypeError: gamma: expected X's dtype torch.float64, got torch.float32",
+        "TypeError: X: expected torch.float32, got torch.float64",
         "ValueError: batch_size: expected 2 or more examples in every batch, got one of 1",
         "ValueError: batch_size: expected 2 or more examples in every batch, got one of 1",
     ]
