@@ -160,7 +160,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("check", "value", "error", "message"), REFUSED, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize(
+    ("check", "value", "error", "message"), REFUSED, ids=lambda value: getattr(value, "__name__", repr(value))[:30]
+)
 def test_refuses_by_name(check: Callable, value: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(f'n: expected {message}')}"):
         check("n", value)
