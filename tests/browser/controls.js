@@ -94,7 +94,7 @@ window.near = (e) => {
 window.steady = async (e) => { // where it stays: what lies above may grow when it is first shown
   for (let was, i = 0; i < 100; i += 1) {
     const point = near(e);
-    if (String(point) === was) return point;
+    if (point && String(point) === was) return point;
     was = String(point);
     await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
   }
