@@ -268,4 +268,4 @@ def _precondition(P: Array | None, x: Tensor) -> Callable[[Tensor], Tensor]:
     if P.shape not in (x.shape, x.shape * 2):
         wanted = " or ".join(str(tuple(shape)) for shape in dict.fromkeys((x.shape, x.shape * 2)))
         raise ValueError(f"preconditioner: expected shape {wanted}, got {tuple(P.shape)}")
-    return P.mul if P.shape == x.shape else P.mv
+    return (lambda v: P * v) if P.shape == x.shape else (lambda v: P @ v)

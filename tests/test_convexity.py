@@ -1217,10 +1217,13 @@ def test_radius_and_total_are_numbers(project: Callable[..., Tensor], name: str,
         project(torch.ones(2), value)
 
 
-@pytest.mark.parametrize(("low", "high"), [(1, 0.5), (NAN, 1), (0, NAN), (torch.tensor([0.0, 2.0]), 1)], ids=str)
+@pytest.mark.parametrize(("low", "high"), [(1, 0.5), (torch.tensor([0.0, 2.0]), 1)], ids=str)
 def test_the_bounds_of_a_box_are_in_order(low: float | Tensor, high: float | Tensor) -> None:
     with pytest.raises(ValueError, match="low: expected at most high everywhere, got low = .+, high = "):
         project_box(torch.ones(3, 2), low, high)
+    for bound, value in (("low", NAN), ("high", torch.tensor([0.0, NAN]))):
+        with pytest.raises(ValueError, match=f"^{bound}: expected numbers, got NaN"):
+            project_box(torch.ones(3, 2), **dict(low=low, high=high) | {bound: value})
 
 
 @pytest.mark.parametrize("bound", ["low", "high"])

@@ -784,6 +784,7 @@ def test_works_under_inference_mode() -> None:
         assert torch.equal(x, walk(square, x0, 0.1, 3))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # which the compiler looks at
 def test_newton_is_right_when_compiled() -> None:
     # torch.autograd.functional.hessian returns zeros there, and the run would end in infinity.
     x0 = torch.tensor([1.0, 2.0], dtype=torch.float64)
