@@ -30,6 +30,10 @@ case "$*" in
 *) die;;
 esac
 """
+# Not of this run: it may itself be one of make's.
+OUTSIDE = {
+    name: value for name, value in os.environ.items() if name not in ("PYTHON", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+}
 PARTS = ("_config.yml", "_toc.yml", "requirements.txt", "requirements-book.txt", "pyproject.toml")
 
 
@@ -53,7 +57,7 @@ def make(root: Path, *goals: str, **environment: str) -> subprocess.CompletedPro
     command = ["make", "--no-print-directory", *goals]
     environment = {"PYTHON": "./python"} | environment
     return subprocess.run(
-        command, cwd=root, env=os.environ | environment, capture_output=True, text=True, start_new_session=True
+        command, cwd=root, env=OUTSIDE | environment, capture_output=True, text=True, start_new_session=True
     )
 
 
@@ -115,8 +119,7 @@ def test_an_environment_of_elsewhere_is_named_before_anything_is_done(goal: str,
         del environment["PYTHON"]
     before = state(root)
     command = ["make", goal]
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHON"}
-    done = subprocess.run(command, cwd=root, env=outside | environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root, env=OUTSIDE | environment, capture_output=True, text=True)
     assert done.returncode != 0 and len(done.stdout.splitlines()) == 1
     assert f".venv was made for {checkout} and Python 3.12, not for " in done.stdout and "`make clean`" in done.stdout
     assert state(root) == before and not (root / "calls").exists()
