@@ -133,9 +133,8 @@ def average_gradients(net: nn.Module) -> None:
                 raise ValueError(f"net: expected the same gradients in all processes, got {what}")
     for gradient in gradients.values():
         if gradient is not None:
-            mean = (
-                gradient if gradient.is_sparse else gradient.contiguous()
-            )  # its strides may differ from process to process
+            # Strides may differ from process to process.
+            mean = gradient if gradient.is_sparse else gradient.contiguous()
             distributed.all_reduce(mean)
             mean /= place()[1]
             gradient.copy_(mean)
