@@ -8,11 +8,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
 SYSTEM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+STORED = dict(origin="file://", storageTypes="local_storage")
 
 
 @cache
@@ -36,13 +37,21 @@ def chromium() -> str | None:
     return None
 
 
+@cache
+def context(browser: Browser, **options: object) -> BrowserContext:
+    """The one context with these options: each is a window of its own, and opening that costs more than most tests."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(120_000)  # far more than any page needs, even on a busy machine
+    return context
+
+
 @contextmanager
 def watched(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """A function that opens offline pages, each in a context with the given options.
+    """A function that opens offline pages, with the given viewport and the given options of their context.
 
     AssertionError in the end if one logged an error or a warning, or asked for what it did not get.
     """
-    contexts, noticed = [], []
+    opened, noticed = [], []
 
     def on_request(request: Request) -> None:
         if urlsplit(request.url).scheme not in ("file", "data", "blob"):
@@ -52,21 +61,23 @@ def watched(browser: Browser) -> Iterator[Callable[..., Page]]:
         if message.type in ("error", "warning"):
             noticed.append(f"console {message.type}: {message.text} ({message.location['url']})")
 
-    def new_page(**options: object) -> Page:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        context.set_offline(True)
-        context.on("request", on_request)
-        context.on("requestfailed", lambda request: noticed.append(f"no answer from {request.url}"))
-        context.on("console", on_console)
-        context.on("weberror", lambda error: noticed.append(f"error: {error.error}"))
-        return context.new_page()
+    def new_page(viewport: dict[str, int] | None = None, **options: object) -> Page:
+        page = context(browser, offline=True, **options).new_page()
+        opened.append(page)
+        page.on("request", on_request)
+        page.on("requestfailed", lambda request: noticed.append(f"no answer from {request.url}"))
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: noticed.append(f"error: {error}"))
+        if viewport:
+            page.set_viewport_size(viewport)
+        return page
 
     try:
         yield new_page
     finally:
-        for context in contexts:
-            context.close()
+        for page in opened:  # the next one must not find what it has stored, such as a theme
+            page.context.new_cdp_session(page).send("Storage.clearDataForOrigin", STORED)
+            page.close()
     assert not noticed, "\n".join(dict.fromkeys(noticed))
 
 

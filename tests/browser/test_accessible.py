@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from tests.browser.conftest import HTML, open_page, pages
+from tests.browser.conftest import HTML, context, open_page, pages
 from tests.browser.test_pages import LESSONS, soup
 
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -98,12 +98,11 @@ def test_what_moves_is_seen(page: Page, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["404.html", *pages()])
 def test_a_page_is_light_and_asks_no_other_host_nor_may_it(path: str, browser: Browser) -> None:
-    context = browser.new_context()
-    page = context.new_page()
+    page = context(browser).new_page()
     seen: set[str] = set()
     asked: list[str] = []
     page.on("request", lambda request: seen.add(request.url))
-    context.route(re.compile("^http"), lambda route: (asked.append(route.request.url), route.abort()))
+    page.route(re.compile("^http"), lambda route: (asked.append(route.request.url), route.abort()))
     page.goto((HTML / path).as_uri())
     files = [Path(unquote(urlsplit(url).path)) for url in seen if url.startswith("file:")]
     sizes = {file.name: len(gzip.compress(file.read_bytes())) for file in files}
@@ -119,7 +118,7 @@ def test_a_page_is_light_and_asks_no_other_host_nor_may_it(path: str, browser: B
         }""")
         assert len(refused) == 2
     assert asked == []
-    context.close()
+    page.close()
 
 
 @pytest.mark.parametrize("stem", ["index", LESSONS[0]])

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from pypdf import PdfReader
 
-from tests.browser.conftest import HTML, ROOT, open_page, pages
+from tests.browser.conftest import HTML, ROOT, context, open_page, pages
 from tests.browser.test_pages import LESSONS, soup
 from tools import pdf
 from tools.fork import address
@@ -188,10 +188,9 @@ def served() -> Iterator[str]:
 )
 @pytest.mark.parametrize("from_file", [True, False])
 def test_search_finds(words: str, found: str, from_file: bool, browser: Browser, served: str) -> None:
-    with browser.new_context() as context:
-        page = context.new_page()
+    with context(browser).new_page() as page:
         page.goto(f"{HTML.as_uri() if from_file else served}/search.html?q={words}")
-        expect(page.locator(f"#search-results a[href*='{found}']").first).to_be_visible(timeout=15000)
+        expect(page.locator(f"#search-results a[href*='{found}']").first).to_be_visible(timeout=120_000)
 
 
 # Paper

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ SCRIPT = Path(__file__).with_name("controls.js").read_text("utf-8")
 # At each width how a reader there presses most likely; on one page, which has every kind, by every means.
 WIDTHS = {390: ["touch"], 768: ["touch"], 991: ["keys"], 1280: ["mouse"]}
 EVERY_MEANS = ["mouse", "touch", "keys"]
+CLIPBOARD = ("clipboard-read", "clipboard-write")
 THOROUGH = f"book/{LESSONS[0]}.html"
 # A page has many of these. All are pressed from the page itself, and of each kind the first as a reader would.
 MANY = {"fold", "copy", "place", "page", "other host"}
@@ -58,22 +58,26 @@ def press(page: Page, kind: str, control: ElementHandle, means: str) -> None:
         box = control.bounding_box()
         point[0] = box["x"] + 8 if at_end else box["x"] + box["width"] - 8
     control.evaluate("(e) => before(e)")
-    for _ in range(3 if means == "touch" else 1):  # a busy machine can take a tap for a finger that stays
-        if means == "mouse":
-            page.mouse.click(*point)
-        elif means == "touch":
-            page.touchscreen.tap(*point)
-        else:
-            control.focus()
-            page.keyboard.press("Enter" if kind != "slider" else "ArrowLeft" if at_end else "ArrowRight")
-        if kind == "query":
-            page.keyboard.type("momentum")
-            page.keyboard.press("Enter")
-        with suppress(TimeoutError):
-            page.wait_for_function("(e) => after(e)", arg=control, timeout=10_000)
-            return
-    focus = page.evaluate("() => document.activeElement.outerHTML.slice(0, 100)")
-    raise AssertionError(f"{where} does nothing: {control}, focus on {focus}")
+    if means == "mouse":
+        page.mouse.click(*point)
+    elif means == "touch":
+        page.touchscreen.tap(*point)
+    else:
+        control.focus()
+        page.keyboard.press("Enter" if kind != "slider" else "ArrowLeft" if at_end else "ArrowRight")
+    if kind == "query":
+        page.keyboard.type("momentum")
+        page.keyboard.press("Enter")
+    wait(page, "(e) => after(e)", f"{where} does nothing: {control}", control)
+
+
+def wait(page: Page, condition: str, otherwise: str, of: ElementHandle | None = None) -> None:
+    """Wait until a condition holds on the page."""
+    try:
+        page.wait_for_function(condition, arg=of)
+    except TimeoutError as error:
+        focus = page.evaluate("() => document.activeElement.outerHTML.slice(0, 100)")
+        raise AssertionError(f"{otherwise}, focus on {focus}") from error
 
 
 def opened(page: Page) -> ElementHandle | None:
@@ -94,16 +98,12 @@ def press_inside(page: Page, kind: str, opener: ElementHandle, means: str) -> No
             reset(page)
             press(page, kind, opener, means)
     x, y = 5 if kind == "contents" else page.viewport_size["width"] - 5, page.viewport_size["height"] - 5
-    for _ in range(3 if means == "touch" else 1):
-        if means == "keys":
-            page.keyboard.press("Escape")
-        else:  # beside it
-            page.mouse.click(x, y) if means == "mouse" else page.touchscreen.tap(x, y)
-        with suppress(TimeoutError):
-            closed = "() => !document.querySelector('dialog[open], .dropdown-menu.show')"
-            page.wait_for_function(closed, timeout=10_000)
-            return None
-    raise AssertionError(f"{kind} stays open by {means} at {page.viewport_size['width']} px")
+    if means == "keys":
+        page.keyboard.press("Escape")
+    else:  # beside it
+        page.mouse.click(x, y) if means == "mouse" else page.touchscreen.tap(x, y)
+    closed = "() => !document.querySelector('dialog[open], .dropdown-menu.show')"
+    wait(page, closed, f"{kind} stays open by {means} at {page.viewport_size['width']} px")
 
 
 def reset(page: Page) -> None:
@@ -114,7 +114,7 @@ def reset(page: Page) -> None:
 
 @pytest.mark.parametrize("path", pages())
 def test_every_control_works(path: str, new_page: Callable[..., Page]) -> None:
-    page = new_page(has_touch=True, reduced_motion="reduce", permissions=["clipboard-read", "clipboard-write"])
+    page = new_page(has_touch=True, reduced_motion="reduce", permissions=CLIPBOARD)
     start(page, path)
     for width, likely in WIDTHS.items():
         page.set_viewport_size(dict(width=width, height=900))
@@ -254,7 +254,7 @@ def save(page: Page, path: Path) -> str:
 
 
 def test_a_page_that_was_saved_with_everything_open_works(new_page: Callable[..., Page], tmp_path: Path) -> None:
-    page = new_page(viewport=dict(width=390, height=900), reduced_motion="reduce", permissions=["clipboard-write"])
+    page = new_page(viewport=dict(width=390, height=900), reduced_motion="reduce", permissions=CLIPBOARD)
     start(page, f"book/{LESSONS[0]}.html")
     page.wait_for_function("() => document.querySelector('.copybtn')")
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,11 +15,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import ROOT, chromium
+from tests.browser.conftest import ROOT, context
 from tools.notebooks import prepare_environment
 
 LESSON = "gradient_descent"  # its first slider draws ten steps on x², and says in its title where they end
 INDICATOR = ".jp-Notebook-ExecutionIndicator"
+NUMBERS = "String([...document.querySelectorAll('.jp-InputPrompt')].map((e) => e.textContent))"
 START_UP = 120  # seconds that the server, a kernel or all cells may take on a busy machine
 SETTINGS = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token="]
 SETTINGS += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
@@ -34,8 +34,11 @@ WATCH = """(box) => {
 
 @contextmanager
 def jupyterlab(folder: Path) -> Iterator[str]:
-    """JupyterLab on this machine, in a folder that holds one lesson and nothing else; its address."""
-    shutil.copy(ROOT / f"book/{LESSON}.ipynb", folder)
+    """JupyterLab on this machine, in a folder with one lesson, up to its first slider, alone; its address."""
+    lesson = json.loads((ROOT / f"book/{LESSON}.ipynb").read_text("utf-8"))
+    first = next(i for i, cell in enumerate(lesson["cells"]) if "lesson-slider" in str(cell.get("outputs")))
+    del lesson["cells"][first + 1 :]
+    (folder / f"{LESSON}.ipynb").write_text(json.dumps(lesson), "utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -75,10 +78,9 @@ def answers(url: str) -> bool:
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator["Live"]:
     """The lesson, open in JupyterLab, all its cells run."""
-    size = dict(width=1400, height=1000)
-    own = browser.browser_type.launch(executable_path=chromium())  # after many pages the other is slow to start it
-    with jupyterlab(tmp_path_factory.mktemp("lab")) as address, own, own.new_context(viewport=size) as context:
-        live = Live(context.new_page(), address)
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as address, context(browser).new_page() as page:
+        page.set_viewport_size(dict(width=1400, height=1000))
+        live = Live(page, address)
         live.run_all()
         yield live
 
@@ -108,17 +110,13 @@ class Live:
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.locator("[data-command='runmenu:run-all']").click()
         self.slider.wait_for(state="attached", timeout=START_UP * 1000)
-        self.wait_for_kernel()
+        self.wait_until_run("")
         self.slider.scroll_into_view_if_needed()
 
-    def wait_for_kernel(self) -> None:
-        """Wait until it has nothing more to do: between two cells it is idle for a moment."""
-        end = time.time() + START_UP
-        idle = 0
-        while idle < 10:
-            idle = idle + 1 if self.page.locator(f"{INDICATOR}[data-status=idle]").count() else 0
-            assert time.time() < end, "the kernel is busy for ever"
-            self.page.wait_for_timeout(100)
+    def wait_until_run(self, before: str) -> None:
+        """Wait until no cell has the star of those that run or wait, and the numbers differ from those before."""
+        done = f"(before) => ({NUMBERS} !== before && !{NUMBERS}.includes('*'))"
+        self.page.wait_for_function(done, arg=before, timeout=START_UP * 1000)
 
     def drag(self, position: int, drop: bool = True) -> None:
         """Pull the handle to one of the positions."""
@@ -158,8 +156,9 @@ class Live:
         self.page.keyboard.insert_text(text)
 
     def run_cell(self) -> None:
+        before = self.page.evaluate(NUMBERS)
         self.page.keyboard.press("Control+Enter")
-        self.wait_for_kernel()
+        self.wait_until_run(before)
 
 
 def ends_at(factor: float) -> re.Pattern[str]:
