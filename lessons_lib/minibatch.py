@@ -220,6 +220,7 @@ def _until_all_have_ended(command: list[str], environment: dict[str, str]) -> tu
             process.wait()
         finally:
             process.kill()
+            process.wait()
             process.stdin.close()
             reader.join(60)
     return "".join(said), process.returncode

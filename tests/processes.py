@@ -1,45 +1,67 @@
-"""Several processes that form a group, started in a tenth of a second: from one that has already imported PyTorch."""
+"""Processes that start in a tenth of a second: forked from one that has already imported PyTorch and pytest."""
 
 import multiprocessing
 import os
 import pickle
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from multiprocessing.connection import Connection
 
 # A server forks them, which has not used a thread: a process that has, as ours may, does not survive its fork surely.
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["torch.distributed", "torch._dynamo", "lessons_lib.minibatch", "pytest"])
+context.set_forkserver_preload(["torch.distributed", "torch._dynamo", "lessons_lib.minibatch", "nbval.plugin", "xdist"])
 
 SECONDS = 100  # how long they may take, however busy the machine
 
 
-def in_processes(function: Callable[..., object], *args: object, count: int = 2) -> list:
-    """What a function of a test module returns in each process, by rank. An error in one of them is an error here."""
-    with tempfile.TemporaryDirectory() as folder:
-        pipes = [context.Pipe(duplex=False) for _ in range(count)]
-        processes = [
-            context.Process(target=_run, args=(sender, f"file://{folder}/store", rank, count, function, args))
-            for rank, (_, sender) in enumerate(pipes)
-        ]
-        try:
-            for process in processes:
-                process.start()
-            for _, sender in pipes:
-                sender.close()  # ours; where a process dies, we hear its end close
-            end = time.monotonic() + SECONDS
-            return [_result(rank, receiver, end - time.monotonic()) for rank, (receiver, _) in enumerate(pipes)]
-        finally:
-            for process in processes:
-                if process.pid is not None:
-                    process.kill()
-                    process.join()
+def in_process(function: Callable[..., object], *args: object) -> object:
+    """What a function of a test module returns in a new process. An error there is an error here."""
+    return _answers([dict(os.environ)], function, args)[0]
 
 
-def _result(rank: int, receiver: Connection, seconds: float) -> object:
+def in_processes(function: Callable[..., object], *args: object, count: int = 2, joined: bool = True) -> list:
+    """What it returns in several processes, by rank. They find what torchrun's would, and join the group."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=store.port, WORLD_SIZE=count, LOCAL_WORLD_SIZE=count)
+    group |= dict(TORCHELASTIC_USE_AGENT_STORE=True, TORCHELASTIC_RESTART_COUNT=0, CUDA_VISIBLE_DEVICES="")
+    environments = [
+        os.environ | {name: str(value) for name, value in (group | dict(RANK=rank, LOCAL_RANK=rank)).items()}
+        for rank in range(count)
+    ]
+    return _answers(environments, *(_join_and, (function, *args)) if joined else (function, args))
+
+
+def _join_and(function: Callable[..., object], *args: object) -> object:
+    from lessons_lib.training import join
+
+    join()
+    return function(*args)
+
+
+def _answers(environments: list[dict[str, str]], function: Callable[..., object], args: tuple) -> list:
+    pipes = [context.Pipe(duplex=False) for _ in environments]
+    processes = [
+        context.Process(target=_run, args=(sender, environment, function, args))
+        for (_, sender), environment in zip(pipes, environments, strict=True)
+    ]
+    try:
+        for process in processes:
+            process.start()
+        for _, sender in pipes:
+            sender.close()  # ours; where a process dies, we hear its end close
+        end = time.monotonic() + SECONDS
+        return [_answer(rank, receiver, end - time.monotonic()) for rank, (receiver, _) in enumerate(pipes)]
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+
+def _answer(rank: int, receiver: Connection, seconds: float) -> object:
     if not receiver.poll(max(0.0, seconds)):
         raise TimeoutError(f"process {rank} has not answered")
     try:
@@ -51,15 +73,13 @@ def _result(rank: int, receiver: Connection, seconds: float) -> object:
     return result
 
 
-def _run(sender: Connection, init_method: str, rank: int, count: int, function: Callable, args: tuple) -> None:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+def _run(sender: Connection, environment: dict[str, str], function: Callable, args: tuple) -> None:
     import torch
-    from torch import distributed
 
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    timeout = timedelta(seconds=SECONDS)
     try:
-        distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=count, timeout=timeout)
         answer = True, function(*args)
     except BaseException:
         answer = False, traceback.format_exc()
