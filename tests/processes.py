@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import pickle
+import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -87,3 +89,24 @@ def _run(sender: Connection, environment: dict[str, str], function: Callable, ar
     sender.send_bytes(pickle.dumps(answer))
     sender.close()
     os._exit(0)
+
+
+def run_pytest(*arguments: object, **environment: str) -> str:
+    """What pytest prints in a new process, and the status with which it ends."""
+    return in_process(_pytest, list(map(str, arguments)), environment)
+
+
+def _pytest(arguments: list[str], environment: dict[str, str]) -> str:
+    import pytest
+
+    os.environ.update(environment)
+    with tempfile.TemporaryFile("w+") as printed:
+        for stream in (1, 2):
+            os.dup2(printed.fileno(), stream)
+        status = pytest.main(
+            ["--assert=plain", "--color=no", *arguments]
+        )  # plain: pytest's plugins are imported already
+        sys.stdout.flush()
+        sys.stderr.flush()
+        printed.seek(0)
+        return f"{printed.read()}\nstatus {int(status)}"
