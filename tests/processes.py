@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 # A server forks them, which has not used a thread: a process that has, as ours may, does not survive its fork surely.
 context = multiprocessing.get_context("forkserver")
@@ -17,9 +18,9 @@ context.set_forkserver_preload(["torch.distributed", "torch._dynamo", "lessons_l
 SECONDS = 100  # how long they may take, however busy the machine
 
 
-def in_process(function: Callable[..., object], *args: object) -> object:
+def in_process(function: Callable[..., object], *args: object, **environment: str) -> Any:
     """What a function of a test module returns in a new process. An error there is an error here."""
-    return _answers([dict(os.environ)], function, args)[0]
+    return _answers([os.environ | environment], function, args)[0]
 
 
 def in_processes(function: Callable[..., object], *args: object, count: int = 2, joined: bool = True) -> list:
@@ -44,9 +45,10 @@ def _join_and(function: Callable[..., object], *args: object) -> object:
 
 
 def _answers(environments: list[dict[str, str]], function: Callable[..., object], args: tuple) -> list:
+    call = pickle.dumps((function, args))
     pipes = [context.Pipe(duplex=False) for _ in environments]
     processes = [
-        context.Process(target=_run, args=(sender, environment, function, args))
+        context.Process(target=_run, args=(sender, environment, call))
         for (_, sender), environment in zip(pipes, environments, strict=True)
     ]
     try:
@@ -75,13 +77,14 @@ def _answer(rank: int, receiver: Connection, seconds: float) -> object:
     return result
 
 
-def _run(sender: Connection, environment: dict[str, str], function: Callable, args: tuple) -> None:
+def _run(sender: Connection, environment: dict[str, str], call: bytes) -> None:
     import torch
 
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
     try:
+        function, args = pickle.loads(call)  # now, so that the test module is imported in this environment
         answer = True, function(*args)
     except BaseException:
         answer = False, traceback.format_exc()
@@ -91,22 +94,21 @@ def _run(sender: Connection, environment: dict[str, str], function: Callable, ar
     os._exit(0)
 
 
-def run_pytest(*arguments: object, **environment: str) -> str:
-    """What pytest prints in a new process, and the status with which it ends."""
-    return in_process(_pytest, list(map(str, arguments)), environment)
+def forget(*packages: str) -> None:
+    """Let this process import them anew."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
 
 
-def _pytest(arguments: list[str], environment: dict[str, str]) -> str:
+def run_pytest(*arguments: object) -> str:
+    """What pytest prints in this process, a new one, and the status with which it ends."""
     import pytest
 
-    os.environ.update(environment)
     with tempfile.TemporaryFile("w+") as printed:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)
-        status = pytest.main(
-            ["--assert=plain", "--color=no", *arguments]
-        )  # plain: pytest's plugins are imported already
+        # Plain, as its plugins have been imported already.
+        status = pytest.main(["--assert=plain", "--color=no", *map(str, arguments)])
         sys.stdout.flush()
-        sys.stderr.flush()
         printed.seek(0)
         return f"{printed.read()}\nstatus {int(status)}"

@@ -3,7 +3,9 @@
 import os
 import re
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -519,8 +521,15 @@ def starts(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_interrupted_caller_leaves_no_process_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = "(cat <&3; echo last words >ended) &"  # it, too, ends when its stdin does
-    starts(f"exec 3<&0\n{worker}\nkill -INT $PPID\nexec sleep 600", tmp_path, monkeypatch)
+    def interrupted(_: subprocess.Popen) -> None:
+        monkeypatch.undo()
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    worker = "(cat; echo last words >ended) <&3 &"  # it, too, ends when its stdin does
+    starts(f"exec 3<&0\n{worker}\necho >started\nexec sleep 600", tmp_path, monkeypatch)
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background ignore it
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -25,7 +25,7 @@ from nbval import plugin
 from lessons_lib.sliders import frames, parameters, slider
 from tests import notebook_compare
 from tests.notebook_compare import Mismatch, Tolerance, compare_cell, compare_html, compare_svg, tolerance
-from tests.processes import run_pytest
+from tests.processes import in_process, run_pytest
 from tools import notebooks
 
 DECLARED = "# tolerance: ±0.03, ±8 px, the seed is not fixed"
@@ -446,7 +446,7 @@ def emptied(notebook: NotebookNode) -> NotebookNode:
 
 def nbval(folder: Path, *options: str, **environment: str) -> str:
     """What pytest prints when it runs the notebooks in a folder, and the status with which it ends."""
-    return run_pytest(*nbvals(folder), *options, **environment)
+    return in_process(run_pytest, *nbvals(folder), *options, **environment)
 
 
 def nbvals(folder: Path) -> list[object]:
