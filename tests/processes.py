@@ -57,7 +57,10 @@ def _answers(environments: list[dict[str, str]], function: Callable[..., object]
         for _, sender in pipes:
             sender.close()  # ours; where a process dies, we hear its end close
         end = time.monotonic() + SECONDS
-        return [_answer(rank, receiver, end - time.monotonic()) for rank, (receiver, _) in enumerate(pipes)]
+        answers = [_answer(rank, receiver, end - time.monotonic()) for rank, (receiver, _) in enumerate(pipes)]
+        for process in processes:
+            process.join(SECONDS)  # it may yet have to store what it covered
+        return answers
     finally:
         for process in processes:
             if process.pid is not None:
