@@ -18,9 +18,9 @@ export LC_ALL := C
 export MPLCONFIGDIR := $(CURDIR)/.venv/etc/lessons/mplconfigdir
 
 # A process a core (what the system calls one), with one thread each: threads that share a core wait for each other. A file
-# stays in one process.
+# stays in one process, but those of the library's tests take from each other what is left.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope
-EXPLORE := $(PYTEST) -m hypothesis --hypothesis-profile explore
+EXPLORE := $(PYTEST) --dist worksteal -m hypothesis --hypothesis-profile explore
 
 .PHONY: help book serve pdf test env explore notebooks bench benchmarks mutants reruns coverage lesson colab-check fork lock clean whole
 .DELETE_ON_ERROR:
@@ -40,7 +40,7 @@ pdf: $(HTML) .venv/.chromium   ## print the book into one PDF
 test: .venv/.ready .venv/.chromium   ## lint, run all tests, run all lessons again and compare
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(PYTEST) tests --ignore tests/browser --doctest-modules lessons_lib
+	$(PYTEST) --dist worksteal tests --ignore tests/browser --doctest-modules lessons_lib
 	$(PYTEST) -p tests.notebook_compare --nbval book $(if $(filter-out false,$(CI)),,--changed)
 	$(MAKE) --no-print-directory book
 	$(PYTEST) tests/browser

@@ -214,11 +214,12 @@ def _until_all_have_ended(command: list[str], environment: dict[str, str]) -> tu
     with subprocess.Popen(command, env=environment, **pipes) as process:
         stderr, process.stderr = process.stderr, None  # the reader's alone, who might still be reading in the end
         reader = Thread(target=listen, daemon=True)
+        reader.start()
         try:
-            reader.start()
             process.wait()
         finally:
             process.kill()
+            process.wait()
             process.stdin.close()
             reader.join(60)
     return "".join(said), process.returncode

@@ -5,7 +5,6 @@ import errno
 import gzip
 import hashlib
 import importlib.util
-import multiprocessing
 import os
 import random
 import re
@@ -30,6 +29,7 @@ from hypothesis import strategies as st
 
 from lessons_lib import data
 from lessons_lib.data import CLASSES, fashion_mnist, read_idx
+from tests.processes import context
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAIN = data.FILES["train"]
@@ -585,9 +585,6 @@ def test_failure_at_the_last_step(
     assert list(tmp_path.iterdir()) == []
 
 
-# Not forked from here, where the mirror's threads run, but from a process that has read the library and does no more.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["lessons_lib.data"])
 DOWNLOAD = """
 import os, resource, sys
 from lessons_lib import data
@@ -608,9 +605,9 @@ class Download:
     """A process that fetches the training set into a folder from one mirror, and can write `limit` bytes to a file."""
 
     def __init__(self, url: str, root: Path, limit: int = resource.RLIM_INFINITY) -> None:
-        self.failure, failure = processes.Pipe(duplex=False)
+        self.failure, failure = context.Pipe(duplex=False)
         names = dict(url=url, hashes=data.SHA256, root=root, limit=limit, failure=failure)
-        self.process = processes.Process(target=exec, args=(DOWNLOAD, names), daemon=True)
+        self.process = context.Process(target=exec, args=(DOWNLOAD, names), daemon=True)
         self.process.start()
 
     def exit_status(self) -> int | None:

@@ -14,8 +14,10 @@ from unittest.mock import DEFAULT, patch
 import pytest
 import yaml
 from hypothesis import settings
+from IPython.core.interactiveshell import InteractiveShell
 from packaging.requirements import Requirement
 
+from tests.processes import forget, in_process, run_pytest
 from tools import fork, lesson
 from tools.fork import address
 from tools.notebooks import ROOT, read
@@ -135,18 +137,23 @@ def bare(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def use(root: Path, module: Path, test: Path, notebook: Path) -> None:
+    """Run the tests and the cells of a lesson in a checkout."""
+    forget("lessons_lib")
+    sys.path.insert(0, str(root))
+    os.chdir(root)
+    report = run_pytest("-q", "-p", "no:cacheprovider", "--doctest-modules", module, test)
+    assert "3 passed" in report, report
+    cells = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "code")
+    InteractiveShell().run_cell(cells).raise_error()
+
+
 def test_a_new_lesson_begins_with_a_module_whose_test_and_notebook_run(bare: Path) -> None:
     before = {name: (bare / name).read_text() for name in ("README.md", "_toc.yml")}
     assert lesson.main("weight_decay", bare) is None
     files = ["lessons_lib/weight_decay.py", "tests/test_weight_decay.py", "book/weight_decay.ipynb"]
     module, test, notebook = (bare / name for name in files)
-    call = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--doctest-modules"]
-    done = subprocess.run([*call, module, test], cwd=bare, capture_output=True, text=True)
-    assert "3 passed" in done.stdout, done.stdout
-    cells = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "code")
-    run = f"from IPython.core.interactiveshell import InteractiveShell as S; S().run_cell({cells!r}).raise_error()"
-    done = subprocess.run([sys.executable, "-c", run], cwd=bare, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    in_process(use, bare, module, test, notebook)
     lines = {name: set((bare / name).read_text().splitlines()) - set(before[name].splitlines()) for name in before}
     assert {line.strip() for line in lines["_toc.yml"]} == {"- file: book/weight_decay"}
     assert lines["README.md"] == {"| [Weight decay](book/weight_decay.ipynb) | what it shows |"}
@@ -199,9 +206,8 @@ def test_the_book_is_built_with_the_versions_that_are_tested_and_without_pytorch
     assert "torch" not in dict(book)
 
 
-@pytest.mark.parametrize("module", ["figures", "sliders"])
-def test_the_modules_that_build_the_book_do_without_pytorch(module: str) -> None:
-    code = f"import sys; sys.modules['torch'] = None; import lessons_lib.{module}"
+def test_the_modules_that_build_the_book_do_without_pytorch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import lessons_lib.figures, lessons_lib.sliders"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

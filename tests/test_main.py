@@ -1,5 +1,6 @@
 """The command line trains what it says, keeps what it measured, and loses nothing, however a run ends."""
 
+import io
 import json
 import math
 import os
@@ -42,7 +43,7 @@ from lessons_lib.__main__ import (
 )
 from lessons_lib.data import SHA256
 from lessons_lib.training import History, evaluate, num_parameters
-from tests.processes import SECONDS, context
+from tests.processes import SECONDS, context, in_processes
 
 ROOT = Path(__file__).parents[1]
 fashion_mnist = lru_cache(data.fashion_mnist)  # nobody writes into it
@@ -182,6 +183,16 @@ def test_the_least_that_can_be_and_the_folder_that_a_net_has() -> None:
 # Interrupted, killed, resumed
 
 
+def store(folder: Path) -> None:
+    """Put what a run of 300 images needs where a new process has it at once."""
+    for split, count in (("train", 300), ("test", None)):
+        torch.save([tensor[:count].clone() for tensor in fashion_mnist(split).tensors], folder / f"{split}.pt")
+
+
+def stored(folder: Path) -> Callable[..., TensorDataset]:
+    return lambda split, **_: TensorDataset(*torch.load(folder / f"{split}.pt"))
+
+
 def run_until(step: int, arguments: list[str], folder: Path) -> None:
     """The command line in a process that is killed at a step. What it prints lands in a file."""
 
@@ -193,7 +204,7 @@ def run_until(step: int, arguments: list[str], folder: Path) -> None:
 
         return schedule
 
-    command_line.fashion_mnist = lambda split, **_: TensorDataset(*torch.load(folder / f"{split}.pt"))
+    command_line.fashion_mnist = stored(folder)
     SCHEDULES["triangle"] = (fatal, "")
     with (folder / f"{step}.txt").open("w") as printed, redirect_stdout(printed):
         main(arguments)
@@ -201,10 +212,7 @@ def run_until(step: int, arguments: list[str], folder: Path) -> None:
 
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_parameters(tmp_path: Path) -> None:
     expected = trained(tmp_path / "unbroken", "--threads", "1", epochs=4)
-    for split in ("train", "test"):
-        torch.save(
-            [t[:300].clone() if split == "train" else t for t in fashion_mnist(split).tensors], tmp_path / f"{split}.pt"
-        )
+    store(tmp_path)
     out = tmp_path / "killed"
     arguments = f"train lenet --examples 300 --epochs 4 --threads 1 --out {out}".split()
     steps = sorted(random.Random(0).sample(range(1, 12), 3))  # of twelve, three an epoch
@@ -315,16 +323,21 @@ def test_a_full_disk_is_said_in_a_sentence_and_the_run_can_go_on(name: str, tmp_
 # Several processes
 
 
+def said(arguments: list[str], folder: Path) -> str:
+    """What the command line prints."""
+    command_line.fashion_mnist = stored(folder)
+    with redirect_stdout(io.StringIO()) as printed:
+        assert main(arguments) is None
+    return printed.getvalue()
+
+
 def test_two_processes_train_one_net(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command += ["--nproc-per-node=2", "-m", "lessons_lib", "train", "lenet"]
-    command += ["--examples", "300", "--epochs", "1", "--out", str(out)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    store(tmp_path)
+    arguments = f"train lenet --examples 300 --epochs 1 --out {out}".split()
+    one, other = in_processes(said, arguments, tmp_path, joined=False)
     assert settings(out)["processes"] == 2 and len(log(out)) == 1
-    assert len(done.stdout.splitlines()) == 2  # one of them prints
+    assert (len(one.splitlines()), other) == (2, "")
     net = NETS["lenet"].make()
     net.load_state_dict(torch.load(out / "net.pt", weights_only=True))
     assert evaluate(net, fashion_mnist("test"))[1] == log(out)[0]["test_acc"]

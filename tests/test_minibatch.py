@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,7 @@ from lessons_lib import minibatch
 from lessons_lib.batch_norm import BatchNorm
 from lessons_lib.minibatch import SyncBatchNorm, average_gradients, torchrun
 from lessons_lib.training import train
-from tests.processes import in_processes
-
-ROOT = Path(__file__).parents[1]
+from tests.processes import context, in_processes
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,9 @@ def train_lenet(norm: str, dtype: str, checkpoint: str = "", killed_at: str = ""
     """Train LeNet on 301 images of noise in batches of 64, the last of 45: two processes have uneven shares of it."""
     import os
     import signal
+    import sys
+    from contextlib import suppress
+    from pathlib import Path
 
     import torch
     from torch.utils.data import TensorDataset
@@ -62,6 +65,10 @@ def train_lenet(norm: str, dtype: str, checkpoint: str = "", killed_at: str = ""
 
     def lr(step: int) -> float:
         if rank == 1 and str(step) == killed_at:
+            # What torchrun finds if it looks while we still write. That is too late: it shall not even find a file.
+            for folder in Path(sys.argv[1]).glob(f"*/attempt_0/{rank}"):
+                with suppress(IsADirectoryError):
+                    (folder / "error.json").write_text('{"mess')
             os.kill(os.getpid(), signal.SIGKILL)
         return exponential(0.3, 0.1)(step)
 
@@ -402,9 +409,6 @@ def test_bad_input_is_refused_in_every_process() -> None:
 
 def speak(word: str, fails: str = "") -> dict[str, object]:
     import os
-    import sys
-    from contextlib import suppress
-    from pathlib import Path
 
     from torch import distributed
 
@@ -412,15 +416,38 @@ def speak(word: str, fails: str = "") -> dict[str, object]:
     print(f"{rank} says")
     print(word)
     if str(rank) == fails:
-        # What torchrun finds if it looks while we still write. That is too late: it shall not even find a file.
-        for folder in Path(sys.argv[1]).glob(f"*/attempt_0/{rank}"):
-            with suppress(IsADirectoryError):
-                (folder / "error.json").write_text('{"mess')
         raise KeyError("no such word")
     return dict(rank=rank, threads=int(os.environ["OMP_NUM_THREADS"]), backend=distributed.get_backend())
 
 
-def test_returns_by_rank_and_prints_by_rank(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def as_torchrun_does(environment: dict[str, str], folder: str, *call: str) -> None:
+    """Be one of torchrun's processes."""
+    os.environ |= environment | dict(TORCHELASTIC_ERROR_FILE=f"{folder}/{os.environ['RANK']}.json")
+    stdin, _ = os.pipe()  # which ends when we do
+    os.dup2(stdin, 0)
+    minibatch._run(folder, *call)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start processes as torchrun does, but quickly."""
+
+    def start(command: list[str], environment: dict[str, str]) -> tuple[str, int]:
+        count = next(int(option.partition("=")[2]) for option in command if option.startswith("--nproc-per-node="))
+        call = command[command.index("lessons_lib.minibatch") + 1 :]
+        environment = {name: environment[name] for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+        try:
+            in_processes(as_torchrun_does, environment, *call, count=count, joined=False)
+        except ChildProcessError as error:
+            return str(error), 1
+        return "", 0
+
+    monkeypatch.setattr(minibatch, "_until_all_have_ended", start)
+
+
+def test_returns_by_rank_and_prints_by_rank(
+    forked: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def nested(word: str) -> Tensor:  # a hint at what the new process does not know
         from torch import ones
 
@@ -428,7 +455,6 @@ def test_returns_by_rank_and_prints_by_rank(capfd: pytest.CaptureFixture[str], m
 
         return [speak(word), ones(2)]
 
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     for rank, (said, tensor) in enumerate(torchrun(nested, "grüß dich", num_processes=3)):
         assert said == dict(rank=rank, threads=2, backend="gloo") and torch.equal(tensor, torch.ones(2))
@@ -452,40 +478,65 @@ def test_a_process_gets_the_callers_paths_its_share_of_threads_and_a_gpu_of_its_
         assert minibatch._environment(2) == os.environ | expected
 
 
-def test_an_error_in_a_process_reaches_the_caller_with_what_was_printed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_in_a_process_reaches_the_caller_with_what_was_printed(
+    forked: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(RuntimeError) as error:
         torchrun(speak, "hm", "1")
-    expected = (
-        r"(?s)speak failed in one of 2 processes:\nprocess 1 \(pid: \d+\): .*worker\.py.*KeyError: 'no such word'"
-    )
-    assert re.match(expected, str(error.value)) and "JSON" not in str(error.value)
+    expected = r"(?s)speak failed in one of 2 processes:\nprocess 1 \(pid: .*worker\.py.*KeyError: 'no such word'"
+    assert re.match(expected, str(error.value))
     assert capfd.readouterr().out == "0 says\nhm\n1 says\nhm\n"
 
 
-SLEEPERS = """
-import signal
-from lessons_lib.minibatch import torchrun
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests that a shell runs in the background ignore
-def sleep():
-    import os, time
+def sleep() -> None:
+    import os
+    import time
+
     os.write(1, b"up ")
     time.sleep(600)
-torchrun(sleep)
-"""
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_or_killed_caller_leaves_no_process_behind(how: signal.Signals, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SLEEPERS)
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, script], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout.read(6) == b"up up "
-        process.send_signal(how)
-        assert process.stdout.read() == b""  # it ends when all have ended who could write to it
-        assert process.wait() != 0
+def call_torchrun(stdout: Connection) -> None:
+    os.dup2(stdout.fileno(), 1)
+    stdout.close()
+    torchrun(sleep)
+
+
+def test_a_killed_caller_leaves_no_process_behind() -> None:
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=call_torchrun, args=(theirs,))
+    process.start()
+    theirs.close()
+    with open(ours.fileno(), "rb", closefd=False) as printed:
+        assert printed.read(6) == b"up up "
+        process.kill()
+        assert printed.read() == b""  # it ends when all have ended who could write to it
+
+
+def starts(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a shell script stand in for torchrun."""
+    (tmp_path / "python").write_text(f"#!/bin/sh\ncd '{tmp_path}'\n{program}")
+    (tmp_path / "python").chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+
+
+def test_an_interrupted_caller_leaves_no_process_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: subprocess.Popen) -> None:
+        monkeypatch.undo()
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    worker = "(cat; echo last words >ended) <&3 &"  # it, too, ends when its stdin does
+    starts(f"exec 3<&0\n{worker}\necho >started\nexec sleep 600", tmp_path, monkeypatch)
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            torchrun(speak, "a")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "ended").read_text() == "last words\n"
 
 
 def lose_torchrun() -> None:
@@ -505,10 +556,7 @@ def test_a_killed_torchrun_is_an_error_too() -> None:
 
 
 def test_a_torchrun_that_cannot_start_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho out of memory >&2\nexit 3\n")
-    python.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(python))
+    starts("echo out of memory >&2\nexit 3", tmp_path, monkeypatch)
     with pytest.raises(
         RuntimeError, match=r"(?s)^speak failed in one of 1 .*torchrun itself ended with 3:\nout of memory$"
     ):

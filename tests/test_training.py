@@ -1,12 +1,9 @@
 """The training loop does what five lines by hand do, measures what it says, and refuses what it cannot train with."""
 
-import ast
 import io
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,7 +15,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from lessons_lib.batch_norm import BatchNorm
+from lessons_lib.resnet import small_resnet
 from lessons_lib.training import History, Memory, default_dtype, eval_mode, evaluate, join, num_parameters, train
+from tests.processes import forget, in_process
 
 
 @pytest.fixture(autouse=True)
@@ -268,22 +267,20 @@ def test_refuses_an_empty_set(name: str) -> None:
     assert same(net, linear())
 
 
-@pytest.mark.parametrize(("disable", "silent"), [("1", True), (None, False)])
-def test_the_progress_bar_can_be_turned_off(disable: str | None, silent: bool) -> None:
-    # In a process of its own: tqdm reads the variable when it is imported.
-    env = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
-    code = "from tests.test_training import linear, run; run(linear())"
-    shown = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
-        env=env | ({"TQDM_DISABLE": disable} if disable else {}),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert shown.stdout == ""
-    assert (shown.stderr == "") == silent
-    assert ("0/6" in shown.stderr) != silent  # two epochs of three steps
+def shown_while_training() -> str:
+    forget("tqdm", "lessons_lib")  # tqdm reads the variable when it is imported
+    from lessons_lib.training import train
+
+    with redirect_stderr(io.StringIO()) as shown:
+        train(linear(), TRAIN, lr=0.1, num_epochs=2, batch_size=4)
+    return shown.getvalue()
+
+
+def test_the_progress_bar_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert in_process(shown_while_training) == ""
+    monkeypatch.delenv("TQDM_DISABLE")
+    assert "0/6" in in_process(shown_while_training)  # two epochs of three steps
 
 
 # Checkpoints
@@ -510,15 +507,16 @@ def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(torch.distributed, "init_process_group", said.append)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: said.append("all are here"))
     monkeypatch.setattr(torch.cuda, "set_device", said.append)
     for gpus in (0, 2, 3):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         join()
-    assert said == ["gloo", 1, "nccl", 1, "nccl"]
+    assert said == ["gloo", "all are here", 1, "nccl", 1, "nccl"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="^torchrun: expected at most 1 processes, one a GPU, got 2$"):
         join()
-    assert len(said) == 5
+    assert len(said) == 6
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     with pytest.raises(RuntimeError, match="^join: expected a process that torchrun has started$"):
         join()
@@ -821,18 +819,17 @@ def test_the_default_dtype_comes_back_after_an_error() -> None:
     assert torch.zeros(1).dtype == torch.float32
 
 
-def test_weights_drawn_in_64_bits_do_not_depend_on_the_instructions() -> None:
-    code = (
-        "import torch; from lessons_lib.training import default_dtype; from lessons_lib.resnet import small_resnet\n"
-        "torch.manual_seed(0)\n"
-        "with default_dtype(torch.float64): net = small_resnet()\n"
-        "print([p.double().sum().item() for p in net.parameters()])"
-    )
-    drawn = []
-    for instructions in ("default", "avx2"):  # a build without the second, as on ARM, ignores it
-        environment = os.environ | {"ATEN_CPU_CAPABILITY": instructions}
-        printed = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-        )
-        drawn.append(ast.literal_eval(printed.stdout))
-    np.testing.assert_allclose(*drawn, rtol=0, atol=1e-11)
+def drawn() -> tuple[str, list[float]]:
+    torch.manual_seed(0)
+    with default_dtype(torch.float64):
+        sums = [parameter.sum().item() for parameter in small_resnet().parameters()]
+    return torch.backends.cpu.get_cpu_capability(), sums
+
+
+def test_weights_drawn_in_64_bits_do_not_depend_on_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    _, best = in_process(drawn)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    instructions, plain = in_process(drawn)
+    assert instructions == "DEFAULT"
+    np.testing.assert_allclose(plain, best, rtol=0, atol=1e-11)
