@@ -15,7 +15,7 @@ from typing import Any
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["torch.distributed", "torch._dynamo", "lessons_lib.minibatch", "nbval.plugin", "xdist"])
 
-SECONDS = 100  # how long they may take, however busy the machine
+SECONDS = 300  # how long they may take, however busy the machine
 
 
 def in_process(function: Callable[..., object], *args: object, **environment: str) -> Any:
