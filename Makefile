@@ -43,7 +43,7 @@ test: .venv/.ready .venv/.chromium   ## lint, run all tests, run all lessons aga
 	$(PYTEST) --dist worksteal tests --ignore tests/browser --doctest-modules lessons_lib
 	$(PYTEST) -p tests.notebook_compare --nbval book $(if $(filter-out false,$(CI)),,--changed)
 	$(MAKE) --no-print-directory book
-	$(PYTEST) tests/browser
+	$(PYTEST) --dist worksteal tests/browser  # pages differ: who has finished helps
 
 env: .venv/.ready   ## make the environment of the tests, with PyTorch and JupyterLab, and do nothing else
 

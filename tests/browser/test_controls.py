@@ -156,6 +156,19 @@ def test_a_control_that_is_of_no_kind_or_does_nothing_is_found(html: str, page: 
         press_all(page)
 
 
+def test_a_tooltip_lies_over_nothing_and_goes_with_its_button(page: Page) -> None:
+    open_page(page, "book/index.html")
+    page.locator(".btn-fullscreen-button").hover()
+    tooltip = page.locator(".tooltip")
+    tooltip.wait_for()  # half a second after
+    box = tooltip.bounding_box()
+    middle = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+    assert not page.evaluate("(point) => document.elementFromPoint(...point).closest('.tooltip')", middle)
+    page.evaluate("document.querySelector('.btn-fullscreen-button').style.display = 'none'")
+    page.evaluate("dispatchEvent(new Event('resize'))")
+    tooltip.wait_for(state="hidden")
+
+
 def test_the_skip_link_and_the_way_back_to_the_top(new_page: Callable[..., Page]) -> None:
     page = new_page(viewport=dict(width=390, height=900), has_touch=True, reduced_motion="reduce")
     for means in EVERY_MEANS:

@@ -54,7 +54,7 @@ class Driver:
 
     def __init__(self, box: Locator, html: str) -> None:
         self.box, self.page = box, box.page
-        self.frames, self.parameters = [canonical(svg) for svg in frames(html)], parameters(html)
+        self.frames, self.parameters = frames(html), parameters(html)
         self.inputs = box.get_by_role("slider").all()
         self.indices = [parameter["start"] for parameter in self.parameters]
         self.seen: set[int] = set()
@@ -73,7 +73,7 @@ class Driver:
             assert input_.get_attribute("aria-label") == parameter["label"]
             assert input_.locator("xpath=..").inner_text().split("\n") == [parameter["label"], value]
             k = k * len(parameter["values"]) + index
-        assert canonical(self.box.evaluate(VISIBLE)) == self.frames[k], f"position {self.indices}"
+        assert canonical(self.box.evaluate(VISIBLE)) == canonical(self.frames[k]), f"position {self.indices}"
         self.seen.add(k)
 
     def point(self, i: int, index: int) -> tuple[float, float]:
