@@ -32,7 +32,8 @@ class DenseBlock(nn.Module):
         bottleneck: let batch normalisation, ReLU and a 1×1 convolution to 4 · growth_rate channels go first in f.
         lean: keep no [X, f(X)] for the backward pass, but compute each again there: memory grows linearly instead of
             quadratically with num_layers, for a second run of all but the last convolution of each layer. Outputs,
-            gradients, running averages and the names in the `state_dict` stay the same.
+            gradients, running averages and the names in the `state_dict` stay the same. Compiled by `torch.compile`,
+            the block is the plain one: what to keep is then the compiler's choice.
 
     Raises:
         TypeError: a size is not an int, or bottleneck or lean not a bool; an input is not a tensor, or its dtype is not
@@ -63,7 +64,7 @@ class DenseBlock(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         check_images(X, self.in_channels, next(self.parameters()))
-        if self.lean and torch.is_grad_enabled():
+        if self.lean and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return self._lean_forward(X)
         for f in self.f:
             X = torch.cat((X, f(X)), 1)
@@ -77,7 +78,6 @@ class DenseBlock(nn.Module):
         return torch.cat(parts, 1)
 
 
-@torch.compiler.disable  # which cannot compile a checkpoint with a context; the rest of the net is compiled
 def _recomputed(f: nn.Module, parts: Sequence[Tensor]) -> Tensor:
     """f of the joined parts. For the backward pass only the parts are kept: there the rest is computed again."""
 

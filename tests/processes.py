@@ -1,5 +1,6 @@
 """Processes that start in a tenth of a second: forked from one that has already imported PyTorch and pytest."""
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -107,6 +108,7 @@ def run_pytest(*arguments: object) -> str:
     """What pytest prints in this process, a new one, and the status with which it ends."""
     import pytest
 
+    gc.freeze()  # what was imported before the fork: pytest collects garbage again and again
     with tempfile.TemporaryFile("w+") as printed:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)

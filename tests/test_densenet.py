@@ -617,7 +617,6 @@ def test_a_copy_computes_the_same(lean: bool) -> None:
             copy(randn(1, 2, 1, 1))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile asks for it where a graph breaks
 @leans
 def test_pytorchs_tools_record_what_it_computes(lean: bool) -> None:
     assert_is_recorded(of_two_blocks(lean=lean), randn(3, 2, 8, 8).float())
