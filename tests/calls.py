@@ -1,0 +1,159 @@
+"""A call that works of each public function. What is tried on all of them, in test_doors and test_refusals, changes one
+argument at a time."""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from lessons_lib import (
+    batch_norm,
+    convexity,
+    densenet,
+    gradient_descent,
+    learning_rate,
+    minibatch,
+    objectives,
+    resnet,
+    sgd,
+    training,
+)
+from tests.nets import randn
+
+
+def quartic(x: Tensor) -> Tensor:
+    return x.pow(4).sum() / 4
+
+
+def total(x: Tensor) -> Tensor:
+    return x.sum()
+
+
+def spread(x: Tensor, batch: Tensor) -> Tensor:
+    """A loss over examples 0, 1, …"""
+    return (batch.double()[:, None] * x + x.square()).sum(1).mean()
+
+
+X = torch.tensor([[1.0, -2.0, 3.0], [2.0, 1.0, -1.0], [-3.0, 2.0, 2.0], [4.0, 0.0, 1.0]], dtype=torch.float64)
+x = torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)
+ONE, TWO = torch.ones(3, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
+BATCH = dict(X=X, gamma=TWO, beta=ONE, moving_mean=ONE, moving_var=TWO, eps=0.5, momentum=0.75)
+WALK = dict(x0=x, lr=0.125, steps=3)
+IMAGES = randn(4, 3, 8, 8, seed=0)
+SET = TensorDataset(X.float(), torch.tensor([0, 1, 0, 1]))
+
+
+def trained(**arguments: object) -> list[float]:
+    torch.manual_seed(0)
+    with training.default_dtype(torch.float32):
+        return training.train(nn.Linear(3, 2), SET, **arguments).loss
+
+
+# A call that works of each public function: its arguments are what the doors change.
+CALLS: dict[str, tuple[Callable, dict[str, object]]] = {
+    "batch_norm.batch_norm": (batch_norm.batch_norm, dict(is_training=True, **BATCH)),
+    "batch_norm.batch_norm, predicting": (batch_norm.batch_norm, dict(is_training=False, **BATCH)),
+    "batch_norm.BatchNorm": (batch_norm.BatchNorm, dict(num_features=3, num_dims=2, eps=0.5, momentum=0.75)),
+    "minibatch.SyncBatchNorm": (minibatch.SyncBatchNorm, dict(num_features=3, num_dims=2, eps=0.5, momentum=0.75)),
+    "convexity.jensen_gap": (
+        convexity.jensen_gap,
+        dict(f=quartic, points=X, weights=torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)),
+    ),
+    "convexity.project_ball": (convexity.project_ball, dict(x=X, radius=2.0)),
+    "convexity.project_box": (convexity.project_box, dict(x=X, low=0.0, high=2.0)),
+    "convexity.project_box, tensors": (convexity.project_box, dict(x=X, low=-ONE, high=TWO)),
+    "convexity.project_simplex": (convexity.project_simplex, dict(x=X, total=2.0)),
+    "convexity.project_subspace": (convexity.project_subspace, dict(x=X, A=X[:3, :2])),
+    "convexity.lagrangian": (
+        lambda x, alpha: convexity.lagrangian(quartic, [total])(x, alpha),
+        dict(x=x, alpha=torch.tensor([2.0], dtype=torch.float64)),
+    ),
+    "convexity.penalised": (lambda x, weight: convexity.penalised(quartic, [total], weight)(x), dict(x=x, weight=2.0)),
+    "gradient_descent.gradient_descent": (
+        lambda **arguments: gradient_descent.gradient_descent(quartic, **arguments),
+        dict(**WALK, momentum=0.5, preconditioner=ONE),
+    ),
+    "gradient_descent.gradient_descent, backtracking": (
+        lambda **arguments: gradient_descent.gradient_descent(quartic, **arguments),
+        dict(**WALK, backtrack=True),
+    ),
+    "gradient_descent.newton": (lambda **arguments: gradient_descent.newton(quartic, **arguments), WALK),
+    "gradient_descent.backtracking": (
+        lambda **arguments: gradient_descent.backtracking(quartic, **arguments),
+        dict(x=x, direction=-x, lr=2.0, slope=0.25, shrink=0.5),
+    ),
+    "sgd.sgd": (
+        lambda **arguments: sgd.sgd(spread, **arguments),
+        dict(**WALK, num_examples=5, batch_size=2, replacement=True, momentum=0.5, weight_decay=0.25, seed=3),
+    ),
+    "sgd.noise_covariance": (
+        lambda **arguments: sgd.noise_covariance(spread, **arguments),
+        dict(x=x, num_examples=5),
+    ),
+    "sgd.batches": (
+        lambda **arguments: list(itertools.islice(sgd.batches(**arguments), 3)),
+        dict(num_examples=5, batch_size=2, replacement=False, seed=3),
+    ),
+    "learning_rate.constant": (learning_rate.constant, dict(lr=0.5)),
+    "learning_rate.piecewise": (learning_rate.piecewise, dict(lr=0.5, boundaries=[2, 3], factor=0.5)),
+    "learning_rate.exponential": (learning_rate.exponential, dict(lr=0.5, decay=0.25)),
+    "learning_rate.polynomial": (learning_rate.polynomial, dict(lr=0.5, alpha=0.5, beta=2.0)),
+    "learning_rate.cosine": (learning_rate.cosine, dict(lr=0.5, steps=4)),
+    "learning_rate.warmup": (
+        lambda steps: learning_rate.warmup(learning_rate.constant(0.5), steps=steps),
+        dict(steps=3),
+    ),
+    "learning_rate.constant, its step": (lambda step: learning_rate.cosine(0.5, 4)(step), dict(step=3)),
+    "objectives.quadratic": (
+        lambda eigenvalues, angle, x: objectives.quadratic(eigenvalues, angle)(x),
+        dict(eigenvalues=[1.0, 4.0], angle=0.5, x=x[:2]),
+    ),
+    "objectives.log_sum_exp": (lambda dim, x: objectives.log_sum_exp(dim)(x), dict(dim=3, x=x)),
+    "objectives.Objective": (objectives.rosenbrock, dict(x=x[:2])),
+    "objectives.softmax_regression": (
+        lambda **arguments: objectives.softmax_regression(**arguments).curvature,
+        dict(num_images=10, size=2, weight_decay=0.5),
+    ),
+    "objectives.curvature": (lambda x: objectives.curvature(quartic, x), dict(x=x)),
+    "resnet.Residual": (resnet.Residual, dict(in_channels=3, out_channels=4, stride=2)),
+    "resnet.Plain": (resnet.Plain, dict(in_channels=3, out_channels=4, stride=2)),
+    "resnet.Bottleneck": (resnet.Bottleneck, dict(in_channels=3, out_channels=4, stride=2)),
+    "resnet.PreActivation": (resnet.PreActivation, dict(in_channels=3, out_channels=4, stride=2)),
+    "resnet.ResNet": (
+        lambda **arguments: resnet.ResNet([(1, 4)], **arguments),
+        dict(num_classes=3, in_channels=3, stem_stride=2),
+    ),
+    "densenet.DenseBlock": (
+        densenet.DenseBlock,
+        dict(num_layers=2, in_channels=3, growth_rate=2, bottleneck=True, lean=True),
+    ),
+    "densenet.Transition": (densenet.Transition, dict(in_channels=3, out_channels=2)),
+    "densenet.DenseNet": (
+        lambda **arguments: densenet.DenseNet((1, 1), **arguments),
+        dict(growth_rate=2, num_classes=3, in_channels=3, stem_channels=4, stem_stride=1, bottleneck=True),
+    ),
+    "training.train": (
+        trained,
+        dict(lr=0.5, momentum=0.5, weight_decay=0.25, num_epochs=2, batch_size=2, seed=1),
+    ),
+}
+
+
+def call(name: str, **changed: object) -> list[Tensor]:
+    """What a call gives, as tensors, with some of its arguments changed."""
+    f, arguments = CALLS[name]
+    torch.manual_seed(0)
+    return flat(f(**arguments | changed))
+
+
+def flat(value: object) -> list[Tensor]:
+    """A result as tensors: of a layer its state and its attributes, of a schedule its first rates."""
+    if isinstance(value, nn.Module):
+        return [*value.state_dict().values(), *flat([ord(letter) for letter in str(value)])]
+    if callable(value):
+        return flat([value(step) for step in range(8)])
+    if isinstance(value, list | tuple):
+        return [tensor for item in value for tensor in flat(item)]
+    return [torch.as_tensor(value)]
