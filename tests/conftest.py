@@ -5,6 +5,7 @@ The profile `judge` draws the same cases on every run and every machine. `make e
 """
 
 import random
+import signal
 import sys
 
 import pytest
@@ -15,6 +16,8 @@ COMMON = dict(deadline=None, database=None, suppress_health_check=[HealthCheck.t
 settings.register_profile("judge", **COMMON, derandomize=True)
 settings.register_profile("explore", **COMMON)
 settings.load_profile("judge")  # `--hypothesis-profile` comes later and wins
+# In the background of a script, or of nohup, a process and all that it starts ignore Ctrl-C. Tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
