@@ -30,10 +30,22 @@ class Hollow(BaseException):
     """Not an Exception, which a test could take for the one that it expects."""
 
 
-def hollow(*args: object, **kwargs: object) -> None:
-    from tests.hollow import Hollow  # runs with the globals of whichever module it stands in
+# A function's code may be replaced by one that closes over the same names: "__class__", where it calls super().
+TEMPLATE = """
+def around({names}):
+    def hollow(*args, **kwargs):
+        from tests.hollow import Hollow
+        raise Hollow({names})
+    return hollow
+"""
 
-    raise Hollow("a function of the library")
+
+def hollow(function: FunctionType) -> None:
+    """Let it raise."""
+    made: dict[str, FunctionType] = {}
+    names = function.__code__.co_freevars
+    exec(TEMPLATE.format(names=", ".join(names)), made)
+    function.__code__ = made["around"](*names).__code__
 
 
 def functions(module: ModuleType) -> Iterator[FunctionType]:
@@ -53,7 +65,7 @@ def pytest_collection_finish() -> None:
     for name in names:
         if name in sys.modules or not name.endswith("__main__"):
             for function in set(functions(importlib.import_module(name))):
-                function.__code__ = hollow.__code__.replace(co_freevars=function.__code__.co_freevars)
+                hollow(function)
 
 
 def watch(event: str, args: tuple) -> None:
