@@ -70,7 +70,7 @@ hollow: .venv/.ready   ## let every function of the library raise: which tests p
 	$(PYTEST) -p tests.hollow $(or $(only),tests --ignore tests/browser)
 
 reruns: .venv/.ready   ## re-execute the book as other machines would, and see what strays (runs=20): two hours
-	$(BIN)/python -m tools.reruns $(or $(runs),20) $(pythons)
+	$(BIN)/python -m tools.reruns $(or $(runs),20)
 
 coverage: .venv/.ready   ## which lines and branches of the library its tests reach
 	$(BIN)/python -m coverage erase
