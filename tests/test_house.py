@@ -16,6 +16,7 @@ import yaml
 from hypothesis import settings
 from IPython.core.interactiveshell import InteractiveShell
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.processes import forget, in_process, run_pytest
 from tools import fork, lesson, mutants
@@ -65,7 +66,7 @@ def test_one_stem_a_lesson(stem: str) -> None:
 
 @pytest.mark.parametrize("stem", LESSONS)
 def test_the_first_page_names_the_lesson(stem: str) -> None:
-    assert f"({stem}.ipynb)" in (ROOT / "book/index.md").read_text()
+    assert f"({stem}.ipynb)" in (ROOT / "book/index.md").read_text(), "add to the list in book/index.md what it shows"
 
 
 @pytest.mark.parametrize("stem", NOTEBOOKS)
@@ -258,7 +259,9 @@ def test_every_dependency_has_its_purpose_and_licence_beside_it() -> None:
     groups = PYPROJECT["dependency-groups"]
     named = [*PYPROJECT["project"]["dependencies"], *groups["book"], *groups["dev"][1:]]  # dev begins with all of book
     said = re.findall(r'^  "(.+)", +# .{5,}; .*\w', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
-    assert said == named, 'write each as: "name",  # what it is for; its licence'
+    assert set(named) - set(said) == set(), 'pyproject.toml: write each as "name",  # what it is for; its licence'
+    pinned = {canonicalize_name(pin.name) for pin in pins("requirements.txt")}
+    assert {canonicalize_name(Requirement(line).name) for line in named} - pinned == set(), "run make lock"
 
 
 def test_git_leaves_the_ends_of_lines_alone(tmp_path: Path) -> None:
