@@ -320,12 +320,7 @@ def test_a_slider_whose_frames_look_the_same_passes() -> None:
         (lambda: falling(*ENDS, start=1), "start"),
         (lambda: falling(*ENDS, name="momentum"), "momentum"),
         (lambda: falling(*ENDS).replace("further with", "rises at"), "rises"),
-        (
-            lambda: falling(*ENDS).replace(
-                "<div", f'<p>New</p><img src="data:image/png;base64,{figure()["png"]}"><div'
-            ),
-            "New",
-        ),
+        (lambda: falling(*ENDS).replace("<div", "<p>New</p><div"), "New"),
         (lambda: falling(*ENDS).replace("application/json", "application/other"), "other"),
         (lambda: falling(*ENDS).replace('json">{', 'json">'), "text/html"),
         (lambda: re.sub('base64,[^"]*', f"base64,{figure()['png']}", falling(*ENDS)), "pixels only in"),
