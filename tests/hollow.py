@@ -3,8 +3,8 @@ the same, since it proves nothing about the library.
 
     python -m pytest -p tests.hollow tests --ignore tests/browser
 
-Tests about something else may pass: those whose module imports nothing of the library, and those that start a process
-or read a file of the repository other than Python's.
+Tests about something else may pass: those of modules that import nothing of the library, or that import our tools (but
+tools.bench, which has layers); and those that start a process, or read a file of the repository other than Python's.
 """
 
 import importlib
@@ -22,6 +22,7 @@ import pytest
 import lessons_lib
 
 IMPORTS = re.compile(r"^\s*(from|import) (lessons_lib|tests\.(calls|nets))", re.MULTILINE)
+TOOLS = re.compile(r"^(from|import) tools(?!\.bench)", re.MULTILINE)
 ROOT = str(Path(__file__).resolve().parents[1])
 elsewhere = False  # whether the test at hand has started a process or read a file
 
@@ -88,7 +89,8 @@ def pytest_runtest_setup() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
     report = yield
-    about_the_library = IMPORTS.search(inspect.getsource(item.module))
+    source = inspect.getsource(item.module)
+    about_the_library = IMPORTS.search(source) and not TOOLS.search(source)
     if report.failed:
         report.outcome, report.longrepr = "passed", None
     elif report.when == "call" and report.passed and about_the_library and not elsewhere:
