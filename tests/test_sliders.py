@@ -45,7 +45,7 @@ def nothing_left_open() -> Iterator[None]:
 
 
 def draw(lr: float = 0.2) -> Figure:
-    """A line that falls as fast as the learning rate says."""
+    """A straight line down"""  # the shortest that is taken
     fig, ax = plt.subplots(figsize=(3, 2))
     ax.plot([1, 1 - lr])
     return fig
@@ -336,7 +336,7 @@ def silent(lr: float = 0.2) -> Figure:
 
 
 def terse(lr: float = 0.2) -> Figure:
-    """It falls for ever."""
+    """A straight line up."""
     return draw(lr)
 
 
@@ -371,7 +371,7 @@ def nothing(lr: float = 0.2) -> Figure:
             terse,
             dict(lr=RATES),
             ValueError,
-            "draw: expected a docstring that says what is to be seen, got 'It falls ",
+            "draw: expected a docstring that says what is to be seen, got 'A straight ",
         ),
         (growing, dict(lr=RATES), ValueError, "draw: expected figures of one size at all positions, got several"),
         (draw, dict(), TypeError, "draw: expected a function of something, got lr"),
@@ -400,14 +400,6 @@ LABELS = [
 def test_errors_name_the_labels(labels: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match="^" + re.escape(message)):
         slider(draw, labels, lr=RATES)
-
-
-def test_twenty_characters_are_a_description() -> None:
-    def enough(lr: float = 0.2) -> Figure:
-        """It falls for ever up"""
-        return draw(lr)
-
-    assert bundle(enough, lr=RATES)["text/plain"] == "It falls for ever up"
 
 
 @pytest.mark.parametrize("bad", RATES)
