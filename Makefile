@@ -22,7 +22,7 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/etc/lessons/mplconfigdir
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope
 EXPLORE := $(PYTEST) --dist worksteal -m hypothesis --hypothesis-profile explore
 
-.PHONY: help book serve pdf test env explore notebooks bench benchmarks mutants reruns coverage lesson colab-check fork lock clean whole
+.PHONY: help book serve pdf test env explore notebooks bench benchmarks mutants hollow reruns coverage lesson colab-check fork lock clean whole
 .DELETE_ON_ERROR:
 
 help:            ## list the commands
@@ -63,11 +63,14 @@ bench: $(HTML) .venv/.chromium   ## measure our layers against PyTorch's, as rat
 benchmarks: .venv/.chromium $(HTML)   ## measure all that the page of benchmarks shows (only=layers for a part): hours
 	$(BIN)/python -m tools.benchmarks $(only)
 
-mutants: .venv-mutants/.ready   ## change the library and see whether its tests notice (only=sgd for a module): hours
+mutants: .venv-mutants/.ready   ## change the library and see whether its tests notice (only=sgd for a module, else hours)
 	.venv-mutants/bin/python -m tools.mutants $(only)
 
+hollow: .venv/.ready   ## let every function of the library raise: which tests pass all the same (only=tests/test_sgd.py)
+	$(PYTEST) -p tests.hollow $(or $(only),tests --ignore tests/browser)
+
 reruns: .venv/.ready   ## re-execute the book as other machines would, and see what strays (runs=20): two hours
-	$(BIN)/python -m tools.reruns $(or $(runs),20) $(pythons)
+	$(BIN)/python -m tools.reruns $(or $(runs),20)
 
 coverage: .venv/.ready   ## which lines and branches of the library its tests reach
 	$(BIN)/python -m coverage erase

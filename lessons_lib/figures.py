@@ -1,7 +1,8 @@
 """One look for all plots: colours, sizes, and SVG that follows the theme of the page it stands in.
 
 Importing this module sets matplotlib's defaults, whatever a matplotlibrc or a style has set before. A figure that a
-reader is to see ends in `show(fig, alt)`.
+reader is to see ends in `show(fig, alt)`, where alt has at least 20 characters. An argument of the wrong kind is a
+TypeError.
 """
 
 import base64
@@ -26,38 +27,22 @@ INK, GREY, PAPER = "#1f2328", "#646a73", "#ffffff"
 _NAMES = {colour: name for name, colour in COLOURS.items()} | {INK: "ink", GREY: "grey", PAPER: "paper"}
 
 matplotlib.rcdefaults()
-matplotlib.rcParams.update(
-    {
-        "axes.edgecolor": GREY,
-        "axes.labelcolor": INK,
-        "axes.prop_cycle": matplotlib.cycler(color=list(COLOURS.values())),
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.titlelocation": "left",
-        "axes.titlesize": "medium",
-        "figure.facecolor": PAPER,
-        "figure.figsize": (5.4, 3.2),  # inches: 518 px wide, so that text is still 9 px on a phone
-        # Fixed margins, not a layout engine's: from one position of a slider to the next the axes must not move.
-        "figure.subplot.bottom": 0.16,
-        "figure.subplot.left": 0.14,
-        "figure.subplot.right": 0.97,
-        "figure.subplot.top": 0.91,
-        "font.size": 10.5,
-        "grid.alpha": 0.25,
-        "grid.color": GREY,
-        "legend.frameon": False,
-        "lines.linewidth": 2,
-        "patch.edgecolor": INK,  # arrows, too
-        "path.simplify": False,  # else the number of points would hang on their last digits
-        "savefig.dpi": 96,
-        "svg.fonttype": "none",  # text stays text
-        "text.color": INK,
-        "xtick.color": GREY,
-        "ytick.color": GREY,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-    }
-)
+matplotlib.rc("axes", edgecolor=GREY, labelcolor=INK, titlelocation="left", titlesize="medium")
+matplotlib.rc("axes", prop_cycle=matplotlib.cycler(color=list(COLOURS.values())))
+matplotlib.rc("axes.spines", right=False, top=False)
+matplotlib.rc("figure", figsize=(5.4, 3.2))  # inches: 518 px wide, so that text is still 9 px on a phone
+# Fixed margins, not a layout engine's: from one position of a slider to the next the axes must not move.
+matplotlib.rc("figure.subplot", bottom=0.16, left=0.14, right=0.97, top=0.91)
+matplotlib.rc("font", size=10.5)
+matplotlib.rc("grid", alpha=0.25, color=GREY)
+matplotlib.rc("legend", frameon=False)
+matplotlib.rc("lines", linewidth=2)
+matplotlib.rc("patch", edgecolor=INK)  # arrows, too
+matplotlib.rc("path", simplify=False)  # else the number of points would hang on their last digits
+matplotlib.rc("savefig", dpi=96)
+matplotlib.rc("svg", fonttype="none")  # text stays text
+matplotlib.rc("text", color=INK)
+matplotlib.rc(("xtick", "ytick"), color=GREY, labelcolor=INK)
 # A style sets the colour of ticks, which their labels inherit unless told otherwise, as they are above: a reader's dark
 # style would leave them dark.
 for _style in plt.style.library.values():
@@ -87,15 +72,7 @@ class Bundle(dict[str, object]):
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Display `fig` once, as SVG and PNG, and close it.
-
-    Args:
-        fig: a matplotlib figure.
-        alt: says what is to be seen, for those who cannot see it. At least 20 characters.
-
-    Raises:
-        TypeError: fig is not a figure, or alt not a string.
-        ValueError: alt is too short to say anything.
+    """Display `fig` once, as SVG and PNG, and close it; `alt` says what is to be seen, for those who cannot see it.
 
     >>> show(Figure(), "An empty figure, which shows nothing at all.")
     An empty figure, which shows nothing at all.

@@ -22,8 +22,6 @@ from matplotlib.figure import Figure
 from lessons_lib.figures import Bundle, define, serialise, to_png, to_svg, to_tree
 
 _VIEW = "application/vnd.jupyter.widget-view+json"
-
-
 Labels = Mapping[str, str | tuple[str, str]]
 
 
@@ -34,19 +32,15 @@ def slider(draw: Callable[..., Figure], labels: Labels = MappingProxyType({}), /
     built book there is no kernel: every figure is drawn here and now, and stored in the output.
 
     Args:
-        draw: called as `draw(name=value, …)`, returns a matplotlib figure. Its docstring says what is to be seen: it
+        draw: called as `draw(name=value, …)`, returns a matplotlib figure. Its docstring, of at least 20 characters,
             is the picture's alternative text. A default of a parameter is where its slider starts.
-        labels: what a reader sees for a parameter: words, or words and the formula's symbol. Without a label a slider
-            bears the parameter's name, which alone never tells what is meant: `b` is a batch size here, a bias there.
-        values: for each of draw's parameters, the values it may take, at least two.
+        labels: what a reader sees for a parameter: words, or words and the formula's symbol; without it the
+            parameter's name, which alone never tells what is meant: `b` is a batch size here, a bias there.
+        values: for each of draw's parameters, the values it may take, at least two. They must read differently.
 
     Raises:
-        ValueError: a parameter has fewer than two values, or its default is not among them; draw's docstring is
-            missing or too short to say anything; two values read the same; the figures differ in size; a label is
-            given for what is not a parameter.
-        TypeError: draw does not take exactly these parameters, or does not return a figure; values are not a sequence;
-            a label is neither words nor words and a symbol.
-        Whatever `draw` raises, at any position: a slider that would fail a reader fails its cell.
+        ValueError or TypeError, naming the argument, where these do not fit together; and whatever `draw` raises, at
+        any position: a slider that would fail a reader fails its cell.
 
     >>> def draw(lr=0.2):
     ...     '''A line that falls as fast as the learning rate says.'''
@@ -56,23 +50,30 @@ def slider(draw: Callable[..., Figure], labels: Labels = MappingProxyType({}), /
     >>> slider(draw, dict(lr=("learning rate", "η")), lr=[0.1, 0.2, 0.4])
     A line that falls as fast as the learning rate says.
     """
-    values, parameters = _check(draw, labels, values)
+    values = {name: _listed(name, given) for name, given in values.items()}
+    parameters = _parameters(draw, labels, values)
     alt = " ".join(inspect.getdoc(draw).split())
-    positions = list(itertools.product(*(range(len(vs)) for vs in values.values())))
-    start = positions.index(tuple(parameter["start"] for parameter in parameters))
-    trees, shown = {}, {}
-    for k in sorted(range(len(positions)), key=lambda k: k != start):  # the starting position first
-        with _drawn(draw, _at(values, positions[k])) as fig:
-            trees[k] = to_tree(fig, alt)
-            if k == start:
-                bundle = Bundle({"text/plain": alt, "image/png": to_png(fig)})
+    positions = [dict(zip(values, position, strict=True)) for position in itertools.product(*values.values())]
+    start = 0
+    for parameter in parameters:  # the first turns slowest
+        start = start * len(parameter["values"]) + parameter["start"]
+    with _drawn(draw, positions[start]) as fig:
+        first = to_tree(fig, alt)
+        bundle = Bundle({"text/plain": alt, "image/png": to_png(fig)})
+    live = _live(draw, values, parameters, alt, picture=serialise(first))
+    # By hand, since widgets of ipywidgets 7 (Colab) cannot make a bundle of themselves.
+    bundle[_VIEW] = dict(model_id=live.model_id, version_major=2, version_minor=0)
+    shown = {}
+    if get_ipython():  # a live reader need not wait for the other figures: they join this output later
+        shown = dict(display_id=display(bundle, raw=True, display_id=True).display_id, update=True)
+    trees = []
+    for k, position in enumerate(positions):
         if k == start:
-            live = _live(draw, values, parameters, alt, picture=serialise(trees[k]))
-            # By hand, since widgets of ipywidgets 7 (Colab) cannot make a bundle of themselves.
-            bundle[_VIEW] = dict(model_id=live.model_id, version_major=2, version_minor=0)
-            if get_ipython():  # a live reader need not wait for the other figures: they join this output later
-                shown = dict(display_id=display(bundle, raw=True, display_id=True).display_id, update=True)
-    bundle["text/html"] = _html([trees[k] for k in sorted(trees)], parameters, bundle["image/png"], alt)
+            trees.append(first)
+        else:
+            with _drawn(draw, position) as fig:
+                trees.append(to_tree(fig, alt))
+    bundle["text/html"] = _html(trees, parameters, bundle["image/png"], alt)
     display(bundle, raw=True, **shown)
 
 
@@ -93,8 +94,18 @@ def parameters(html: str) -> list[dict]:
     return _data(html)["parameters"]
 
 
-def _check(draw: Callable[..., Figure], labels: Labels, values: dict[str, Iterable]) -> tuple[dict, list[dict]]:
-    """The values as lists, and of each parameter what a reader sees and where its slider starts."""
+def _listed(name: str, given: Iterable) -> list:
+    # A string is most likely one value, and a set has another order in each process.
+    if not isinstance(given, Iterable) or isinstance(given, str | set | frozenset):
+        raise TypeError(f"{name}: expected a sequence of values, got {given!r}")
+    values = list(given)
+    if len(values) < 2:
+        raise ValueError(f"{name}: expected at least two values, got {given!r}")
+    return values
+
+
+def _parameters(draw: Callable[..., Figure], labels: Labels, values: dict[str, list]) -> list[dict]:
+    """What a reader sees of each parameter, name, label and values, and the index where its slider starts."""
     if not callable(draw):
         raise TypeError(f"draw: expected a function that returns a figure, got {draw!r}")
     if len((inspect.getdoc(draw) or "").strip()) < 20:
@@ -106,38 +117,23 @@ def _check(draw: Callable[..., Figure], labels: Labels, values: dict[str, Iterab
         raise TypeError(f"labels: expected a dictionary, got {labels!r}")
     if not set(labels) <= set(values):
         raise ValueError(f"labels: expected labels of {', '.join(values)}, got {labels!r}")
-    lists, parameters = {}, []
-    for name, given in values.items():
-        # A string is most likely one value, and a set has another order in each process.
-        if not isinstance(given, Iterable) or isinstance(given, str | set | frozenset):
-            raise TypeError(f"{name}: expected a sequence of values, got {given!r}")
-        lists[name], default = list(given), takes[name].default
-        if len(lists[name]) < 2:
-            raise ValueError(f"{name}: expected at least two values, got {given!r}")
-        if default is not inspect.Parameter.empty and default not in lists[name]:
-            raise ValueError(f"{name}: expected the default to be one of {given!r}, got {default!r}")
-        label, symbol = _label(name, labels)
-        texts = [f"{symbol} = {_text(v)}" if symbol else _text(v) for v in lists[name]]
+    parameters = []
+    for name, choices in values.items():
+        default = choices[0] if takes[name].default is inspect.Parameter.empty else takes[name].default
+        if default not in choices:
+            raise ValueError(f"{name}: expected the default to be one of {choices!r}, got {default!r}")
+        match labels.get(name, name.replace("_", " ")):
+            case str(words):
+                label, before = words, ""
+            case (str(words), str(symbol)):
+                label, before = f"{words} {symbol}", f"{symbol} = "
+            case other:
+                raise TypeError(f"labels: expected words, or words and a symbol, for {name}, got {other!r}")
+        texts = [before + (f"{value:g}" if isinstance(value, float) else str(value)) for value in choices]
         if len(set(texts)) < len(texts):
-            raise ValueError(f"{name}: expected values that read differently, got {given!r}")
-        start = 0 if default is inspect.Parameter.empty else lists[name].index(default)
-        parameters.append(dict(name=name, label=label, values=texts, start=start))
-    return lists, parameters
-
-
-def _label(name: str, labels: Labels) -> tuple[str, str]:
-    """The label of a parameter, and the symbol in it, or ""."""
-    match labels.get(name, name.replace("_", " ")):
-        case str(words):
-            return words, ""
-        case (str(words), str(symbol)):
-            return f"{words} {symbol}", symbol
-        case other:
-            raise TypeError(f"labels: expected words, or words and a symbol, for {name}, got {other!r}")
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+            raise ValueError(f"{name}: expected values that read differently, got {choices!r}")
+        parameters.append(dict(name=name, label=label, values=texts, start=choices.index(default)))
+    return parameters
 
 
 @contextmanager
@@ -155,44 +151,30 @@ def _drawn(draw: Callable[..., Figure], position: dict) -> Iterator[Figure]:
             plt.close(number)
 
 
-def _at(values: dict[str, list], indices: Iterable[int]) -> dict:
-    """The arguments of draw at a position."""
-    return {name: vs[i] for (name, vs), i in zip(values.items(), indices, strict=True)}
-
-
-# --- live: ipywidgets ---
-
-
 def _live(
     draw: Callable[..., Figure], values: dict[str, list], parameters: list[dict], alt: str, picture: str
 ) -> ipywidgets.Widget:
     """Controls that call `draw` in the kernel, for ipywidgets 7 and 8. One HTML widget changes in place: an Output
     widget would append a second picture in Colab, and hide exceptions."""
     box = ipywidgets.HTML(picture)
-    controls = [
-        ipywidgets.SelectionSlider(
-            options=parameter["values"],
-            index=parameter["start"],
-            description=parameter["label"],
-            style=dict(description_width="initial"),
-            layout=dict(width="90%"),
+    look = dict(style=dict(description_width="initial"), layout=dict(width="90%"))
+    controls = {
+        parameter["name"]: ipywidgets.SelectionSlider(
+            options=parameter["values"], index=parameter["start"], description=parameter["label"], **look
         )
         for parameter in parameters
-    ]
+    }
 
     def redraw(_change: object) -> None:
         try:
-            with _drawn(draw, _at(values, [control.index for control in controls])) as fig:
+            with _drawn(draw, {name: values[name][controls[name].index] for name in values}) as fig:
                 box.value = to_svg(fig, alt)
         except Exception:  # a callback's exception goes to a log that nobody reads: show it where the picture was
             box.value = f"<pre>{html_.escape(format_exc())}</pre>"
 
-    for control in controls:
+    for control in controls.values():
         control.observe(redraw, names="index")
-    return ipywidgets.VBox([*controls, box])
-
-
-# --- built page: one SVG in which each part that moves stands once for each of its forms ---
+    return ipywidgets.VBox([*controls.values(), box])
 
 
 def _html(trees: list[ElementTree.Element], parameters: list[dict], png: str, alt: str) -> str:
@@ -204,14 +186,14 @@ def _html(trees: list[ElementTree.Element], parameters: list[dict], png: str, al
     # Nothing in it may close the script element, or open a comment that would hide its end.
     text = json.dumps(data, ensure_ascii=False).replace("</", r"<\/").replace("<!", r"<\u0021")
     css, js = ((files("lessons_lib") / f"slider.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    return (
-        '<div class="lesson-slider">\n'
-        f'<img alt="{html_.escape(alt)}" src="data:image/png;base64,{png}">\n'
-        f'<script type="application/json">{text}</script>\n'
-        f"<style>\n{css}</style>\n"
-        f"<script>\n{js}</script>\n"
-        "</div>"
-    )
+    return f"""<div class="lesson-slider">
+<img alt="{html_.escape(alt)}" src="data:image/png;base64,{png}">
+<script type="application/json">{text}</script>
+<style>
+{css}</style>
+<script>
+{js}</script>
+</div>"""
 
 
 def _merge(trees: list[ElementTree.Element]) -> ElementTree.Element:

@@ -46,7 +46,7 @@ COLOUR = re.compile(r"#([0-9a-fA-F]{6})\b")
 COLOUR_SLACK = 24  # of 255: more than antialiasing changes, less than two colours of one figure differ by
 PIXELS = 96 / 72  # of our PNGs, to one unit of our SVGs
 PNG = "data:image/png;base64,"
-EMBEDDED = re.compile(rf'(?s)<script type="application/json".*?</script>|<svg\b.*?</svg>|{PNG}[\w+/=]*')
+EMBEDDED = re.compile(rf'(?s)<script type="application/json".*?</script>|{PNG}[\w+/=]*')
 NOTE = re.compile(r"(?i)#\s*tolerances?\s*[:=±].*")
 TOLERANCE = re.compile(rf"# tolerance:(?= ±)(?: ±({UNSIGNED})(?=,|$))?(?:,? ±({UNSIGNED}) px(?=,|$))?(?:, [^±]+)?")
 
@@ -193,13 +193,11 @@ def compare_png(stored: str, fresh: str, px: float) -> None:
 
 
 def compare_html(stored: str, fresh: str, allowed: Tolerance) -> None:
-    """Compare a slider position by position, pictures as pictures and the rest as text."""
+    """Compare a slider position by position, its still picture as a picture and the rest as text."""
     compare_text(*(EMBEDDED.sub(lambda m: m[0][:4], html) for html in (stored, fresh)), allowed.number)
     pairs = list(zip(EMBEDDED.findall(stored), EMBEDDED.findall(fresh), strict=True))
     for a, b in reversed(pairs):  # a slider's frames come after its still picture and say more
-        if a.startswith("<svg"):
-            compare_svg(a, b, allowed)
-        elif a.startswith(PNG):
+        if a.startswith(PNG):
             compare_png(a.removeprefix(PNG), b.removeprefix(PNG), allowed.px)
         elif a != b:
             compare_slider(stored, fresh, allowed)
@@ -321,15 +319,14 @@ class Memory:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config, self.passed, around = config, Counter[str](), surroundings()
-        found = [
-            path for place in map(Path, config.args) for path in (place.rglob("*.ipynb") if place.is_dir() else [place])
-        ]
+        places = [Path(arg) for arg in config.args]
+        found = [path for place in places for path in (place.rglob("*.ipynb") if place.is_dir() else [place])]
         self.paths = {os.path.relpath(path, config.rootpath): path for path in found if path.suffix == ".ipynb"}
         self.states = {name: digest(digest(path.read_bytes()) + around) for name, path in self.paths.items()}
         config.option.unchanged = []
         if config.option.changed:
             known = [name for name, state in self.states.items() if config.cache.get(f"passed/{name}", None) == state]
-            config.option.unchanged = [name for name in known if self.paths[name] not in map(Path, config.args)]
+            config.option.unchanged = [name for name in known if self.paths[name] not in places]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

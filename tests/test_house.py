@@ -16,9 +16,10 @@ import yaml
 from hypothesis import settings
 from IPython.core.interactiveshell import InteractiveShell
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.processes import forget, in_process, run_pytest
-from tools import fork, lesson
+from tools import fork, lesson, mutants
 from tools.fork import address
 from tools.notebooks import ROOT, read
 
@@ -64,9 +65,8 @@ def test_one_stem_a_lesson(stem: str) -> None:
 
 
 @pytest.mark.parametrize("stem", LESSONS)
-def test_readme_and_index_name_the_lesson(stem: str) -> None:
-    assert f"(book/{stem}.ipynb)" in (ROOT / "README.md").read_text()
-    assert f"({stem}.ipynb)" in (ROOT / "book/index.md").read_text()
+def test_the_first_page_names_the_lesson(stem: str) -> None:
+    assert f"({stem}.ipynb)" in (ROOT / "book/index.md").read_text(), "add to the list in book/index.md what it shows"
 
 
 @pytest.mark.parametrize("stem", NOTEBOOKS)
@@ -132,8 +132,7 @@ def bare(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "lessons_lib", tmp_path / "lessons_lib", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("tests", "book"):
         (tmp_path / name).mkdir()
-    for name in ("README.md", "_toc.yml"):
-        shutil.copy(ROOT / name, tmp_path)
+    shutil.copy(ROOT / "_toc.yml", tmp_path)
     return tmp_path
 
 
@@ -149,14 +148,14 @@ def use(root: Path, module: Path, test: Path, notebook: Path) -> None:
 
 
 def test_a_new_lesson_begins_with_a_module_whose_test_and_notebook_run(bare: Path) -> None:
-    before = {name: (bare / name).read_text() for name in ("README.md", "_toc.yml")}
+    before = (bare / "_toc.yml").read_text()
     assert lesson.main("weight_decay", bare) is None
     files = ["lessons_lib/weight_decay.py", "tests/test_weight_decay.py", "book/weight_decay.ipynb"]
-    module, test, notebook = (bare / name for name in files)
-    in_process(use, bare, module, test, notebook)
-    lines = {name: set((bare / name).read_text().splitlines()) - set(before[name].splitlines()) for name in before}
-    assert {line.strip() for line in lines["_toc.yml"]} == {"- file: book/weight_decay"}
-    assert lines["README.md"] == {"| [Weight decay](book/weight_decay.ipynb) | what it shows |"}
+    in_process(use, bare, *(bare / name for name in files))
+    assert f"git+{address()}" in read(bare / files[2]).cells[2].source
+    assert not [name for name in files if "new lesson" in (bare / name).read_text().casefold().replace("_", " ")]
+    last = f"      - file: book/{LESSONS[-1]}\n"
+    assert (bare / "_toc.yml").read_text() == before.replace(last, last + "      - file: book/weight_decay\n")
     written = {path: path.read_bytes() for path in bare.rglob("*.*") if path.is_file()}
     assert lesson.main("weight_decay", bare) == "name: lessons_lib/weight_decay.py is there already"
     assert {path: path.read_bytes() for path in written} == written
@@ -236,7 +235,7 @@ def test_the_wheel_is_bounded_loosely_and_carries_data_styles_and_licences(tmp_p
     }
     metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
     needs = [Requirement(r) for r in re.findall(r"^Requires-Dist: (.+)$", metadata, re.M) if "extra ==" not in r]
-    assert {n.name for n in needs} == {"torch", "matplotlib", "ipywidgets", "ipython", "pillow", "tqdm"}
+    assert {str(n) for n in needs} == {str(Requirement(line)) for line in PYPROJECT["project"]["dependencies"]}
     colab = dict(re.findall(r"^(\w+)==(.+)$", (ROOT / "tools/colab.txt").read_text(), re.M))
     assert all(n.specifier.contains(colab[n.name]) for n in needs)
 
@@ -256,13 +255,13 @@ def test_importing_a_lesson_s_module_is_light() -> None:
     assert not {"pandas", "requests", "scipy", "torchvision", "matplotlib", "ipywidgets"} & set(modules)
 
 
-def test_every_dependency_has_its_purpose_and_licence() -> None:
+def test_every_dependency_has_its_purpose_and_licence_beside_it() -> None:
     groups = PYPROJECT["dependency-groups"]
     named = [*PYPROJECT["project"]["dependencies"], *groups["book"], *groups["dev"][1:]]  # dev begins with all of book
-    wanted = {Requirement(line).name for line in named}
-    rows = re.findall(r"^\| ([\w-]+) \| (.+) \| (.+) \|$", (ROOT / "DEPENDENCIES.md").read_text(), re.M)
-    assert {name for name, *_ in rows} - {"library"} == wanted
-    assert len(rows) - 2 == len(wanted)  # each once, and the heads of two tables
+    said = re.findall(r'^  "(.+)", +# .{5,}; .*\w', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
+    assert set(named) - set(said) == set(), 'pyproject.toml: write each as "name",  # what it is for; its licence'
+    pinned = {canonicalize_name(pin.name) for pin in pins("requirements.txt")}
+    assert {canonicalize_name(Requirement(line).name) for line in named} - pinned == set(), "run make lock"
 
 
 def test_git_leaves_the_ends_of_lines_alone(tmp_path: Path) -> None:
@@ -284,6 +283,16 @@ def test_actions_are_pinned_to_commits() -> None:
 
 def test_random_cases_are_the_same_on_every_run_and_machine() -> None:
     assert (settings.default.derandomize, settings.default.deadline, settings.default.database) == (True, None, None)
+
+
+def test_survivors_of_mutants_are_lines_that_the_library_has() -> None:
+    assert mutants.listed()
+    gone = []
+    for function, change in mutants.listed():
+        text = (ROOT / f"lessons_lib/{function.partition('.')[0]}.py").read_text("utf-8")
+        lines = {line.strip() for line in text.splitlines()}
+        gone += [(function, line) for line in re.findall(r"^- (.*)$", change, re.M) if line not in lines]
+    assert gone == [], "take these out of tests/survivors.txt"
 
 
 def test_nothing_is_unpickled() -> None:

@@ -105,21 +105,16 @@ def test_an_interrupted_update_is_done_again(name: str, checkout: Path) -> None:
 def test_an_environment_of_elsewhere_is_named_before_anything_is_done(goal: str, change: str, checkout: Path) -> None:
     make(checkout, "env", "book")
     (checkout / "calls").unlink()
-    root, environment = checkout, {"PYTHON": "python3"}
+    root = checkout
     if change in ("moved", "copied"):
         root = checkout.with_name("elsewhere")
         (shutil.move if change == "moved" else shutil.copytree)(checkout, root)
-    elif change == "another Python in its place":
-        environment |= {"VERSION": "3.13"}
-    elif change == "another Python":
-        environment |= {"PYTHON": "./python", "VERSION": "3.13"}
-    else:
+    elif change == "no Python":
         (checkout / ".venv/bin/python").unlink()
-    if change != "another Python":
-        del environment["PYTHON"]
+    environment = {"VERSION": "3.13"} if "another" in change else {}
+    asked = ["PYTHON=./python"] if change == "another Python" else []
     before = state(root)
-    command = ["make", goal]
-    done = subprocess.run(command, cwd=root, env=OUTSIDE | environment, capture_output=True, text=True)
+    done = subprocess.run(["make", goal, *asked], cwd=root, env=OUTSIDE | environment, capture_output=True, text=True)
     assert done.returncode != 0 and len(done.stdout.splitlines()) == 1
     assert f".venv was made for {checkout} and Python 3.12, not for " in done.stdout and "`make clean`" in done.stdout
     assert state(root) == before and not (root / "calls").exists()
@@ -133,17 +128,9 @@ def test_ci_runs_the_unchanged_lessons_too(ci: str, all_of_them: bool, checkout:
     assert "--nbval book" in commands and ("--changed" not in commands) == all_of_them
 
 
-STRAY = [
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "PYTHONSTARTUP",
-    "PYTHONOPTIMIZE",
-    "PYTHONWARNINGS",
-    "PYTHONSAFEPATH",
-    "PYTEST_ADDOPTS",
-]
-STRAY += ["HYPOTHESIS_PROFILE", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_PATH", "MATPLOTLIBRC", "MPLBACKEND"]
-STRAY += ["PIP_TARGET", "PIP_PREFIX", "PIP_DRY_RUN", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"]
+STRAY = ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONSAFEPATH"]
+STRAY += ["PYTEST_ADDOPTS", "HYPOTHESIS_PROFILE", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_PATH", "MATPLOTLIBRC"]
+STRAY += ["MPLBACKEND", "PIP_TARGET", "PIP_PREFIX", "PIP_DRY_RUN", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"]
 FIXED = dict(PYTHONHASHSEED="0", PYTHONUTF8="1", PYTHONNOUSERSITE="1", PIP_USER="0", LC_ALL="C")
 
 

@@ -1,8 +1,7 @@
 """Run the whole book again and again, each time as another machine would, and see what strays: `make reruns`.
 
-The runs differ in their threads, in the vector instructions that torch and its libraries may use and, where more than
-one is named, in their Python: `make reruns runs=20 pythons="/path/to/python3.10 /path/to/python3.13"`. Each prints a
-line of a table. tests/strays.txt keeps how far the cells that declare a tolerance strayed.
+The runs differ in their threads and in the vector instructions that torch and its libraries may use. Each prints a line
+of a table. tests/strays.txt keeps how far the cells that declare a tolerance strayed.
 """
 
 import os
@@ -32,7 +31,8 @@ THREADS = ("1", "2", "4")
 # fewer than AVX2, which any PC has since 2015: with SSE alone a run takes far longer.
 SETS = {"default": ("AVX2", "AVX2"), "avx2": ("AVX2", "AVX2"), "avx512": ("AVX512_CORE", "AVX512")}
 # A process a core where each has one thread. More threads wait for each other without spinning.
-COMMAND = ["-m", "pytest", "-q", "-p", "tests.notebook_compare", "-n", "auto", "--dist", "loadscope", "--nbval", "book"]
+COMMAND = [sys.executable, "-m", "pytest", "-q", "-p", "tests.notebook_compare", "--nbval", "book"]
+COMMAND += ["-n", "auto", "--dist", "loadscope"]
 
 
 def environment(threads: str, vectors: str) -> dict[str, str]:
@@ -42,20 +42,15 @@ def environment(threads: str, vectors: str) -> dict[str, str]:
     return os.environ | chosen | dict(OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive", PYTHONHASHSEED="0")
 
 
-def run(python: str, threads: str, vectors: str) -> tuple[ElementTree.Element, str]:
+def run(threads: str, vectors: str) -> tuple[ElementTree.Element, str]:
     """Re-execute the book once; return the report on its cells, and what pytest printed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [python, *COMMAND, "--junitxml", str(report)]
+        command = [*COMMAND, "--junitxml", str(report)]
         done = subprocess.run(command, cwd=ROOT, env=environment(threads, vectors), capture_output=True, text=True)
         if not report.exists():
             sys.exit(f"pytest could not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return ElementTree.parse(report).getroot(), done.stdout
-
-
-def properties(case: ElementTree.Element) -> dict[str, str]:
-    """What the report says of a cell besides its name: `cell`, its id, and how far its `number`s and `px` strayed."""
-    return {item.get("name", ""): item.get("value", "") for item in case.iter("property")}
 
 
 def write(furthest: Counter[tuple[str, str, str]], runs: int) -> None:
@@ -67,28 +62,28 @@ def write(furthest: Counter[tuple[str, str, str]], runs: int) -> None:
     write_whole(STRAYS, HEAD.format(runs) + "".join(rows))
 
 
-def main(runs: int, pythons: list[str]) -> None:
+def main(runs: int) -> None:
     best, names = torch.backends.cpu.get_cpu_capability().lower(), list(SETS)
     supported = names[: names.index(best) + 1] if best in SETS else ["default"]
-    settings = list(product(THREADS, supported, pythons))
-    random.Random(0).shuffle(settings)  # so that a few runs vary all three
+    settings = list(product(THREADS, supported))
+    random.Random(0).shuffle(settings)  # so that a few runs vary both
     furthest: Counter[tuple[str, str, str]] = Counter()
     failed = 0
-    print("| run | Python | threads | instructions | seconds | cells | failed |\n|" + "--:|" * 7, flush=True)
-    for n, (threads, vectors, python) in enumerate(islice(cycle(settings), runs), 1):
+    print("| run | threads | instructions | seconds | cells | failed |\n|" + "--:|" * 6, flush=True)
+    for n, (threads, vectors) in enumerate(islice(cycle(settings), runs), 1):
         started = time.perf_counter()
-        report, printed = run(python, threads, vectors)
+        report, printed = run(threads, vectors)
         cases = list(report.iter("testcase"))
         wrong = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
         failed += len(wrong)
         for case in cases:
-            found, lesson = properties(case), ".".join(case.get("classname", "").split(".")[-2:-1])
+            found = {item.get("name", ""): item.get("value", "") for item in case.iter("property")}
+            lesson = ".".join(case.get("classname", "").split(".")[-2:-1])
             for kind in ("number", "px"):
                 key = (lesson, found.get("cell", ""), kind)
                 furthest[key] = max(furthest[key], float(found.get(kind, 0)))
-        version = subprocess.check_output([python, "-V"], text=True).split()[1]
         seconds = time.perf_counter() - started
-        print(f"| {n} | {version} | {threads} | {vectors} | {seconds:.0f} | {len(cases)} | {len(wrong)} |", flush=True)
+        print(f"| {n} | {threads} | {vectors} | {seconds:.0f} | {len(cases)} | {len(wrong)} |", flush=True)
         if wrong:
             print(printed)
         write(furthest, n)
@@ -96,4 +91,4 @@ def main(runs: int, pythons: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:] or [sys.executable])
+    main(int(sys.argv[1]))
