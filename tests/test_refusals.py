@@ -5,11 +5,19 @@ string for a number, NaN, a number where a bool is meant) test_doors tries on al
 asks besides.
 """
 
+import math
 import re
 
 import pytest
+import torch
+from torch import Tensor
 
 from tests.calls import call
+
+
+def ones(*shape: int) -> Tensor:
+    return torch.ones(shape, dtype=torch.float64)
+
 
 REFUSALS: dict[str, list[tuple[str, dict[str, object], type[Exception], str]]] = {}
 
@@ -20,6 +28,75 @@ REFUSALS: dict[str, list[tuple[str, dict[str, object], type[Exception], str]]] =
 # --- densenet ---
 
 # --- convexity ---
+GAP, BALL, BOX = "convexity.jensen_gap", "convexity.project_ball", "convexity.project_box"
+SIMPLEX, SPAN = "convexity.project_simplex", "convexity.project_subspace"
+VECTORS = "expected shape (…, d) with d of at least 1, got"
+WEIGHTS = "weights: expected none below 0 and a sum of 1, got "
+CONSTRAINED = [
+    (dict(f=3), TypeError, "f: expected a function, got 3"),
+    (dict(f=lambda x: 2.0), TypeError, "f: expected a function that returns a tensor, got 2.0"),
+    (dict(constraints=torch.sum), TypeError, "constraints: expected a sequence of functions, got "),
+    (dict(constraints=iter([torch.sum])), TypeError, "constraints: expected a sequence of functions, got "),
+    (dict(constraints=[torch.sum, 3]), TypeError, "constraints: expected a function, got 3"),
+    (dict(constraints=[lambda x: 2]), TypeError, "constraints: expected a function that returns a tensor, got 2"),
+    # Values of another shape would broadcast, and what is minimised would no longer be a number.
+    (
+        dict(constraints=[torch.square]),
+        ValueError,
+        "constraints: expected a function that returns a scalar tensor, got shape (3,)",
+    ),
+    (
+        dict(f=torch.square),
+        ValueError,
+        "constraints: expected a function that returns a tensor of shape (3,), got shape ()",
+    ),
+]
+BOUND = [
+    (math.nan, ValueError, "numbers, got NaN"),
+    ([0.0, math.nan, 0.0], ValueError, "numbers, got NaN"),
+    (torch.ones(3), TypeError, "torch.float64, got torch.float32"),
+    (ones(4), ValueError, "a shape that broadcasts to (4, 3), got (4,)"),
+    (ones(3, 3), ValueError, "a shape that broadcasts to (4, 3), got (3, 3)"),
+    (ones(1, 4, 3), ValueError, "a shape that broadcasts to (4, 3), got (1, 4, 3)"),
+    (ones(0), ValueError, "a shape that broadcasts to (4, 3), got (0,)"),
+]
+REFUSALS["convexity"] = [
+    (GAP, dict(f=3), TypeError, "f: expected a function, got 3"),
+    (GAP, dict(f=lambda x: 1.0), TypeError, "f: expected a function that returns a tensor, got 1.0"),
+    (GAP, dict(f=torch.square), ValueError, "f: expected a function that returns a scalar tensor, got shape (3,)"),
+    (GAP, dict(f=lambda x: (x > 0).sum()), TypeError, "f: expected torch.float64, got torch.int64"),
+    (GAP, dict(points=ones()), ValueError, "points: expected shape (k,) or (k, d), got ()"),
+    (GAP, dict(points=ones(0)), ValueError, "points: expected shape (k,) or (k, d), got (0,)"),
+    (GAP, dict(points=ones(2, 0)), ValueError, "points: expected shape (k,) or (k, d), got (2, 0)"),
+    (GAP, dict(points=ones(2, 1, 1)), ValueError, "points: expected shape (k,) or (k, d), got (2, 1, 1)"),
+    (GAP, dict(weights=ones(3)), ValueError, "weights: expected shape (4,), got (3,)"),
+    (GAP, dict(weights=ones(4, 1)), ValueError, "weights: expected shape (4,), got (4, 1)"),
+    (GAP, dict(weights=torch.ones(4)), TypeError, "weights: expected torch.float64, got torch.float32"),
+    (GAP, dict(weights=[-0.5, 0.5, 0.5, 0.5]), ValueError, f"{WEIGHTS}[-0.5, 0.5, 0.5, 0.5]"),
+    (GAP, dict(weights=[0.25, 0.25, 0.25, 0.5]), ValueError, f"{WEIGHTS}[0.25, 0.25, 0.25, 0.5]"),
+    (GAP, dict(weights=[0.25, 0.25, 0.25, 0.0]), ValueError, f"{WEIGHTS}[0.25, 0.25, 0.25, 0.0]"),
+    (GAP, dict(weights=[math.inf, 0.0, 0.0, 0.0]), ValueError, f"{WEIGHTS}[inf, 0.0, 0.0, 0.0]"),
+    *((name, dict(x=ones()), ValueError, f"x: {VECTORS} ()") for name in (BALL, SIMPLEX, SPAN)),
+    *((name, dict(x=ones(2, 0)), ValueError, f"x: {VECTORS} (2, 0)") for name in (BALL, SIMPLEX, SPAN)),
+    (BALL, dict(radius=0), ValueError, "radius: expected a number in (0, inf), got 0"),
+    (SIMPLEX, dict(total=0), ValueError, "total: expected a number in (0, inf), got 0"),
+    (BOX, dict(low=1, high=0.5), ValueError, "low: expected at most high everywhere, got low = 1.0, high = 0.5"),
+    (BOX, dict(low=[0.0, 0.0, 2.0], high=1), ValueError, "low: expected at most high everywhere, got low = [0.0, 0.0"),
+    *((BOX, {bound: v}, error, f"{bound}: expected {text}") for bound in ("low", "high") for v, error, text in BOUND),
+    (SPAN, dict(A=ones(3)), ValueError, "A: expected shape (3, r) with r of at least 1, got (3,)"),
+    (SPAN, dict(A=ones(2, 2)), ValueError, "A: expected shape (3, r) with r of at least 1, got (2, 2)"),
+    (SPAN, dict(A=ones(3, 0)), ValueError, "A: expected shape (3, r) with r of at least 1, got (3, 0)"),
+    (SPAN, dict(A=ones(3, 2, 1)), ValueError, "A: expected shape (3, r) with r of at least 1, got (3, 2, 1)"),
+    (SPAN, dict(A=[[1.0], [math.inf], [0.0]]), ValueError, "A: expected finite entries, got NaN or infinity"),
+    (SPAN, dict(A=[[1.0], [math.nan], [0.0]]), ValueError, "A: expected finite entries, got NaN or infinity"),
+    (SPAN, dict(A=torch.ones(3, 1)), TypeError, "A: expected torch.float64, got torch.float32"),
+    *(("convexity.lagrangian", *row) for row in CONSTRAINED),
+    *(("convexity.penalised", *row) for row in CONSTRAINED),
+    ("convexity.lagrangian", dict(alpha=ones()), ValueError, "alpha: expected shape (1,), got ()"),
+    ("convexity.lagrangian", dict(alpha=ones(2)), ValueError, "alpha: expected shape (1,), got (2,)"),
+    ("convexity.lagrangian", dict(alpha=torch.ones(1)), TypeError, "alpha: expected torch.float64, got torch.float32"),
+    ("convexity.penalised", dict(weight=-1e-300), ValueError, "weight: expected a number in [0, inf), got -1e-300"),
+]
 
 # --- objectives ---
 
@@ -41,7 +118,9 @@ REFUSALS["sgd"] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "changed", "error", "message"), [row for rows in REFUSALS.values() for row in rows], ids=str
+    ("name", "changed", "error", "message"),
+    [row for rows in REFUSALS.values() for row in rows],
+    ids=lambda part: part if isinstance(part, str) else "",  # what str says of a function is new in each process
 )
 def test_what_came_and_what_was_expected(
     name: str, changed: dict[str, object], error: type[Exception], message: str
