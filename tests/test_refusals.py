@@ -99,6 +99,36 @@ REFUSALS["convexity"] = [
 ]
 
 # --- objectives ---
+CURVATURE, SOFTMAX = "objectives.curvature", "objectives.softmax_regression"
+SEQUENCE = "eigenvalues: expected a sequence of numbers, got "
+SCALAR = "f: expected a function that returns a scalar tensor, got shape"
+POINT = "x: expected a point where f has a finite second derivative, got "
+REFUSALS["objectives"] = [
+    *(
+        ("objectives.Objective", dict(x=torch.ones(shape)), ValueError, f"x: expected shape (2, …), got {shape}")
+        for shape in [(), (0,), (1,), (3,), (1, 2), (5, 2)]
+    ),
+    ("objectives.quadratic", dict(eigenvalues=3.0), TypeError, f"{SEQUENCE}3.0"),
+    ("objectives.quadratic", dict(eigenvalues={1.0}), TypeError, f"{SEQUENCE}{{1.0}}"),
+    ("objectives.quadratic", dict(eigenvalues=ones(1, 2)), TypeError, f"{SEQUENCE}tensor([[1., 1.]]"),
+    ("objectives.quadratic", dict(eigenvalues=[1, "2"]), TypeError, "eigenvalues: expected a number, got '2'"),
+    ("objectives.quadratic", dict(eigenvalues=[1, math.inf]), ValueError, "eigenvalues: expected a finite number"),
+    ("objectives.quadratic", dict(eigenvalues=[]), ValueError, "eigenvalues: expected at least two, got ()"),
+    ("objectives.quadratic", dict(eigenvalues=[3]), ValueError, "eigenvalues: expected at least two, got (3,)"),
+    (SOFTMAX, dict(num_images=0), ValueError, "num_images: expected at least 1, got 0"),
+    (SOFTMAX, dict(num_images=10_001), ValueError, "num_images: expected at most 10000, got 10001"),
+    *((SOFTMAX, dict(size=n), ValueError, f"size: expected a divisor of 28, got {n}") for n in (0, -7, 3, 56)),
+    (SOFTMAX, dict(weight_decay=-0.1), ValueError, "weight_decay: expected a number in [0, inf), got -0.1"),
+    (CURVATURE, dict(f=3), TypeError, "f: expected a function, got 3"),
+    (CURVATURE, dict(f=lambda x: 1.0), TypeError, "f: expected a function that returns a tensor, got 1.0"),
+    (CURVATURE, dict(f=torch.square), ValueError, f"{SCALAR} (3,)"),
+    (CURVATURE, dict(f=lambda x: x.reshape(1), x=1.0), ValueError, f"{SCALAR} (1,)"),
+    (CURVATURE, dict(x=ones(0)), ValueError, "x: expected shape () or (d,), got (0,)"),
+    (CURVATURE, dict(x=ones(2, 1)), ValueError, "x: expected shape () or (d,), got (2, 1)"),
+    (CURVATURE, dict(x=math.nan), ValueError, f"{POINT}nan"),
+    (CURVATURE, dict(x=[1.0, math.inf]), ValueError, f"{POINT}[1.0, inf]"),
+    (CURVATURE, dict(f=lambda x: x.sqrt().sum(), x=[0.0, 1.0]), ValueError, f"{POINT}[0.0, 1.0]"),
+]
 
 # --- gradient_descent ---
 
