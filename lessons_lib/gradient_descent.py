@@ -75,7 +75,8 @@ def gradient_descent(
         raise ValueError(f"momentum: expected 0 with backtrack, got {momentum}")
     P = torch.ones_like(x) if preconditioner is None else as_constant("preconditioner", preconditioner, max_dim=2)
     if P.shape not in (x.shape, 2 * x.shape):
-        raise ValueError(f"preconditioner: expected x0's shape {tuple(x.shape)}, or its square, got {tuple(P.shape)}")
+        shapes = f"{tuple(x.shape)}, or a matrix to match, got {tuple(P.shape)}"
+        raise ValueError(f"preconditioner: expected x0's shape {shapes}")
     v = torch.zeros_like(x)
 
     def direction(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from scipy.optimize import brentq, minimize_scalar
 from torch import Generator, Tensor
 from torch.func import grad, hessian, vmap
 from torch.nn.functional import cross_entropy, linear
+from torch.utils.data import TensorDataset
 
 from lessons_lib import objectives
 from lessons_lib.data import fashion_mnist
@@ -253,9 +255,14 @@ def test_the_origin_is_a_quadratic_s_minimum_if_all_eigenvalues_are_positive(ang
 # softmax_regression
 
 
+@cache
+def train_set() -> TensorDataset:
+    return fashion_mnist("train")
+
+
 def examples(num_images: int, size: int) -> tuple[Tensor, Tensor]:
     """Inputs with a 1 at the end, and labels."""
-    images, labels = fashion_mnist("train")[:num_images]
+    images, labels = train_set()[:num_images]
     side = 28 // size
     blocks = images.double().reshape(num_images, size, side, size, side).permute(0, 1, 3, 2, 4)
     averages = blocks.reshape(num_images, size * size, side * side).mean(2)

@@ -131,6 +131,56 @@ REFUSALS["objectives"] = [
 ]
 
 # --- gradient_descent ---
+DESCENT, SEARCH = "gradient_descent.gradient_descent", "gradient_descent.backtracking"
+WALKS = [DESCENT, f"{DESCENT}, backtracking", "gradient_descent.newton"]
+NO_GRADIENT = "f: expected a function that torch can differentiate, got"
+RATE, P = "lr: expected a number in (0, inf), got", "preconditioner: expected"
+RETURNS = [
+    (lambda x: 3.0, TypeError, "f: expected a function that returns a tensor, got 3.0"),
+    (lambda x: None, TypeError, "f: expected a function that returns a tensor, got None"),
+    (lambda x: x.sum() * 1j, TypeError, "f: expected a function that returns a real tensor, got torch.complex128"),
+    (lambda x: x**2, ValueError, f"{SCALAR} (3,)"),
+    (lambda x: torch.outer(x, x), ValueError, f"{SCALAR} (3, 3)"),
+    (lambda x: x.sum().detach(), ValueError, f"{NO_GRADIENT} 4.0, which has no gradient"),
+    (lambda x: torch.tensor(2), ValueError, f"{NO_GRADIENT} 2, which has no gradient"),
+    (lambda x: torch.ones((), requires_grad=True) ** 2, ValueError, f"{NO_GRADIENT} 1.0, which has no gradient"),
+]
+REFUSALS["gradient_descent"] = [
+    *((name, dict(f=f), error, message) for name in [*WALKS, SEARCH] for f, error, message in RETURNS),
+    *((name, dict(f=None, steps=0), TypeError, "f: expected a function, got None") for name in WALKS),
+    *((name, dict(x0=ones(1, 2)), ValueError, "x0: expected shape () or (d,), got (1, 2)") for name in WALKS),
+    *((name, dict(x0=[1, math.nan]), ValueError, "x0: expected finite numbers, got [1.0, nan]") for name in WALKS),
+    *((name, dict(lr=0, steps=0), ValueError, f"{RATE} 0") for name in WALKS),
+    *((name, dict(lr=lambda step: -0.1, steps=0), ValueError, f"{RATE} -0.1") for name in WALKS),
+    *((name, dict(lr=lambda step: [0.1, 0.1, 0][step]), ValueError, f"{RATE} 0") for name in WALKS),
+    # Also where the run has diverged before.
+    (WALKS[2], dict(f=lambda x: x.sum().log(), x0=[-1.0], lr=lambda k: [1, 1, 0][k]), ValueError, f"{RATE} 0"),
+    # What f returns is asked at each point.
+    *((name, dict(f=lambda x: x.sum() if x.sum() > 3.9 else x), ValueError, f"{SCALAR} (3,)") for name in WALKS[:2]),
+    *((name, dict(steps=-1), ValueError, "steps: expected at least 0, got -1") for name in WALKS),
+    (DESCENT, dict(momentum=1), ValueError, "momentum: expected a number in [0, 1), got 1"),
+    (DESCENT, dict(momentum=-0.1), ValueError, "momentum: expected a number in [0, 1), got -0.1"),
+    (WALKS[1], dict(momentum=0.1), ValueError, "momentum: expected 0 with backtrack, got 0.1"),
+    (WALKS[1], dict(backtrack=None), TypeError, "backtrack: expected a bool, got None"),
+    (WALKS[2], dict(backtrack=0), TypeError, "backtrack: expected a bool, got 0"),
+    (DESCENT, dict(preconditioner=2.0), ValueError, f"{P} x0's shape (3,), or a matrix to match, got ()"),
+    (DESCENT, dict(preconditioner=ones(2)), ValueError, f"{P} x0's shape (3,), or a matrix to match, got (2,)"),
+    (DESCENT, dict(preconditioner=ones(3, 1)), ValueError, f"{P} x0's shape (3,), or a matrix to match, got (3, 1)"),
+    (DESCENT, dict(x0=1, preconditioner=ones(1)), ValueError, f"{P} x0's shape (), or a matrix to match, got (1,)"),
+    (DESCENT, dict(preconditioner=ones(1, 2, 2)), ValueError, f"{P} shape () or (d,) or (d, d), got (1, 2, 2)"),
+    (DESCENT, dict(preconditioner=[1, math.nan, 1]), ValueError, f"{P} finite numbers, got [1.0, nan, 1.0]"),
+    *(
+        (WALKS[2], dict(hessian=word), ValueError, f"hessian: expected one of full, absolute, diagonal, got {word!r}")
+        for word in ("Full", "", None, 1)
+    ),
+    (SEARCH, dict(f=3.0), TypeError, "f: expected a function, got 3.0"),
+    (SEARCH, dict(x=ones(1, 2)), ValueError, "x: expected shape () or (d,), got (1, 2)"),
+    (SEARCH, dict(x=math.inf), ValueError, "x: expected finite numbers, got inf"),
+    (SEARCH, dict(lr=0), ValueError, f"{RATE} 0"),
+    (SEARCH, dict(direction=[1.0, 2.0]), ValueError, "direction: expected x's shape (3,), got (2,)"),
+    (SEARCH, dict(direction=1.0), ValueError, "direction: expected x's shape (3,), got ()"),
+    (SEARCH, dict(direction=[math.inf, 0, 0]), ValueError, "direction: expected finite numbers, got [inf, 0.0, 0.0]"),
+]
 
 # --- sgd ---
 REFUSALS["sgd"] = [
