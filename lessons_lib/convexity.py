@@ -43,9 +43,10 @@ def jensen_gap(f: Function, points: Array, weights: Array) -> Tensor:
     sums_to_1 = (weights.sum() - 1).abs() <= 2 * k * torch.finfo(weights.dtype).eps
     if not holds("weights", (weights >= 0) & sums_to_1):
         raise ValueError(f"weights: expected none below 0 and a sum of 1, got {weights.tolist()}")
-    values = torch.stack([value_at(f, x, shape=()) for x in points])
-    check_dtype("f", values, points.dtype)
-    return weights @ values - f(weights @ points)
+    values = [value_at(f, x, shape=()) for x in points]
+    for value in values:
+        check_dtype("f", value, points.dtype)
+    return weights @ torch.stack(values) - f(weights @ points)
 
 
 def project_ball(x: Array, radius: float = 1.0) -> Tensor:
@@ -55,8 +56,8 @@ def project_ball(x: Array, radius: float = 1.0) -> Tensor:
         x: shape (…, d). A vector with an entry that is infinite or NaN becomes NaN.
         radius: positive and finite.
 
-    Source: on gradients, R. Pascanu, T. Mikolov and Y. Bengio, "On the
-    difficulty of training recurrent neural networks", 2013, algorithm 1.
+    Source, for gradients: R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
+    networks", 2013, algorithm 1.
 
     >>> project_ball(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
     tensor([[0.6000, 0.8000],

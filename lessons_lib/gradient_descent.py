@@ -3,8 +3,10 @@
 Sources: S. Boyd and L. Vandenberghe, "Convex Optimization", 2004, sections 9.2 (line search), 9.3 (descent) and 9.5
 (Newton's method), and the papers that each function names.
 
-A TypeError says that an argument is of the wrong type, that f does not return a real tensor, or that somebody else
-differentiates through a point, from which no gradient flows back: pass x0.detach().
+A ValueError says that an argument has another shape or is out of range, at the latest at the step for which a schedule
+returns it, or that f returns more than one number, or one whose graph does not lead to x. A TypeError says that an
+argument is of another type, that f does not return a real tensor, or that a point requires a gradient, which does not
+flow back to it: pass x0.detach().
 """
 
 import math
@@ -28,11 +30,13 @@ from lessons_lib.checks import (
 )
 from lessons_lib.objectives import Function, hessian_at, value_at
 
+Rate = float | Callable[[int], float]  # a learning rate, or a schedule: a function of the step
+
 
 def gradient_descent(
     f: Function,
     x0: Array,
-    lr: float | Callable[[int], float],
+    lr: Rate,
     steps: int,
     *,
     momentum: float = 0.0,
@@ -58,11 +62,7 @@ def gradient_descent(
         The trajectory, the start included, in float64 and without a graph: shape (steps + 1,) for a number, else
         (steps + 1, d).
 
-    Raises:
-        ValueError: an argument is out of range or has another shape, at the latest at the step for which a schedule
-            returns it; f returns more than one number, or one whose graph does not lead to x.
-
-    Source: momentum: B. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
+    Source of momentum: B. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
 
     >>> gradient_descent(lambda x: x**2, 10.0, lr=0.2, steps=10)[-1]
     tensor(0.0605, dtype=torch.float64)
@@ -90,7 +90,7 @@ def gradient_descent(
 def newton(
     f: Function,
     x0: Array,
-    lr: float | Callable[[int], float] = 1.0,
+    lr: Rate = 1.0,
     steps: int = 10,
     *,
     hessian: str = "full",
@@ -110,7 +110,7 @@ def newton(
     Returns:
         The trajectory, as `gradient_descent` returns it.
 
-    Source: absolute: Y. Dauphin and others, "Identifying and attacking the saddle point problem in high-dimensional
+    Source of "absolute": Y. Dauphin and others, "Identifying and attacking the saddle point problem in high-dimensional
     non-convex optimization", 2014, arXiv:1406.2572.
 
     >>> newton(lambda x: (x - 3) ** 2 + 1, 10.0, steps=2)
@@ -173,14 +173,7 @@ def backtracking(f: Function, x: Array, direction: Array, lr: float = 1.0) -> fl
     return 0.0
 
 
-def walk(
-    f: Function,
-    x: Tensor,
-    lr: float | Callable[[int], float],
-    steps: int,
-    backtrack: bool,
-    direction: Callable[[Tensor], Tensor],
-) -> Tensor:
+def walk(f: Function, x: Tensor, lr: Rate, steps: int, backtrack: bool, direction: Function) -> Tensor:
     """x ← x + lr · direction(x), for so many steps: what all methods share."""
     check_function("f", f)
     steps, schedule = as_int("steps", steps, at_least=0), as_schedule(lr)

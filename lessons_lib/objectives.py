@@ -78,11 +78,8 @@ def curvature(f: Function, x: Array) -> tuple[float, float]:
 
     Args:
         f: a function of a tensor like x, with a scalar tensor as value, which `torch.func` can differentiate twice.
-        x: a number, or the d coordinates of a point, shape (d,). No gradient flows back to it: if it requires one,
-            pass x.detach().
-
-    Raises:
-        ValueError: x is not a point, or one without a finite second derivative; f(x) is not a scalar.
+        x: a number, or the d coordinates of a point, shape (d,), where f has a finite second derivative. No gradient
+            flows back to it: if it requires one, pass x.detach().
 
     >>> curvature(saddle, torch.tensor([0.3, -0.7]))
     (-2.0, 2.0)
@@ -124,9 +121,7 @@ def value_at(f: Function, x: Tensor, name: str = "f", shape: tuple[int, ...] | N
     return value
 
 
-# The formulas. A lambda could not be pickled.
-
-
+# The formulas: lambdas could not be pickled.
 def _x_cos(c: float, x: Tensor) -> Tensor:
     return x * torch.cos(c * x)
 

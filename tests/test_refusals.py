@@ -65,6 +65,7 @@ REFUSALS["convexity"] = [
     (GAP, dict(f=lambda x: 1.0), TypeError, "f: expected a function that returns a tensor, got 1.0"),
     (GAP, dict(f=torch.square), ValueError, "f: expected a function that returns a scalar tensor, got shape (3,)"),
     (GAP, dict(f=lambda x: (x > 0).sum()), TypeError, "f: expected torch.float64, got torch.int64"),
+    (GAP, dict(f=lambda x: x[0] if x[0] > 0 else x[0].float()), TypeError, "f: expected torch.float64, got torch.flo"),
     (GAP, dict(points=ones()), ValueError, "points: expected shape (k,) or (k, d), got ()"),
     (GAP, dict(points=ones(0)), ValueError, "points: expected shape (k,) or (k, d), got (0,)"),
     (GAP, dict(points=ones(2, 0)), ValueError, "points: expected shape (k,) or (k, d), got (2, 0)"),
