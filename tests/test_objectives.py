@@ -333,3 +333,10 @@ def test_curvature_of_a_function_of_one_number() -> None:
     assert curvature(lambda x: 7 * x, torch.tensor(0.5)) == (0.0, 0.0)
     for x in (2, np.array(2), torch.tensor(2.0).half(), tensor(2)[0]):
         assert curvature(cube, x) == (12, 12)
+
+
+def test_curvature_works_under_inference_mode_and_not_inside_a_transform() -> None:
+    with torch.inference_mode():
+        assert curvature(cube, torch.tensor(2.0)) == (12, 12)
+    with pytest.raises(TypeError, match="^f: expected a call outside of torch.func's transforms"):
+        torch.func.grad(lambda a: torch.tensor(curvature(lambda x: a * x**2, 1.0)[0]))(torch.tensor(1.0))
