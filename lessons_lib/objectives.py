@@ -101,10 +101,9 @@ def curvature(f: Function, x: Array) -> tuple[float, float]:
 
 def hessian_at(f: Function, x: Tensor) -> Tensor:
     """∇²f(x) at a point of shape () or (d,): a matrix of shape (d, d) without a graph; of a number, (1, 1)."""
-    with torch.inference_mode(False):
-        # Backward twice. torch.func.hessian goes forward too, and loading that warns in PyTorch 2.13;
-        # torch.autograd.functional's is turned into zeros by torch.compile.
-        H = torch.func.jacrev(torch.func.jacrev(partial(value_at, f, shape=())))(x.detach().clone())
+    # Backward twice. torch.func.hessian goes forward too, and loading that warns in PyTorch 2.13;
+    # torch.autograd.functional's is turned into zeros by torch.compile.
+    H = torch.func.jacrev(torch.func.jacrev(partial(value_at, f, shape=())))(x.detach())
     return H.detach().reshape(x.numel(), x.numel())
 
 
