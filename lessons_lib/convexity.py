@@ -4,7 +4,9 @@ Sources: S. Boyd and L. Vandenberghe, "Convex Optimization", 2004 (sets and func
 section 5.1; projections: section 8.1), and the papers that each function names.
 
 Numbers may be tensors, NumPy's arrays or Python's. An argument beside x (or beside the points) has its dtype; integers
-and Python's numbers take it.
+and Python's numbers take it. What is of another type, or another floating-point dtype, raises a TypeError; what has
+another shape or lies out of range, a ValueError. A projection takes one vector or many, shape (…, d) with d of at least
+1, and returns the nearest point to each, like x.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,36 +14,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lessons_lib.checks import (
-    Array,
-    as_number,
-    as_tensor,
-    as_tuple,
-    check_dtype,
-    check_function,
-    holds,
-    refuse_graph,
-)
-
-Function = Callable[[Tensor], Tensor]
+from lessons_lib.checks import Array, as_number, as_tensor, as_tuple, check_dtype, check_function, holds, refuse_graph
+from lessons_lib.objectives import Function, value_at
 
 
 def jensen_gap(f: Function, points: Array, weights: Array) -> Tensor:
-    """Jensen's gap Σ wᵢ f(xᵢ) − f(Σ wᵢ xᵢ): for a convex f never negative, but for rounding.
+    """Jensen's gap Σ wᵢ f(xᵢ) − f(Σ wᵢ xᵢ), a scalar tensor: for a convex f never negative, but for rounding.
 
     Args:
         f: a function of a scalar tensor, or of one of shape (d,), with a scalar tensor as value.
         points: the xᵢ, shape (k,) for numbers or (k, d).
-        weights: the wᵢ, shape (k,), of the points' dtype, not negative and of sum 1. No vmap can map over them.
-
-    Returns:
-        The gap, a scalar tensor.
-
-    Raises:
-        TypeError: points or weights are not numbers, or not of one dtype; f is not a function, or f(x) is not a tensor
-            of the points' dtype.
-        ValueError: a shape is another one, there is no point, a weight is negative, their sum is not 1, or f(x) is not
-            a scalar.
+        weights: the wᵢ, shape (k,), not negative and of sum 1. No vmap can map over them.
 
     Source: J. L. W. V. Jensen, "Sur les fonctions convexes et les inégalités entre les valeurs moyennes", 1906.
 
@@ -56,15 +39,12 @@ def jensen_gap(f: Function, points: Array, weights: Array) -> Tensor:
     k = len(points)
     if weights.shape != (k,):
         raise ValueError(f"weights: expected shape ({k},), got {tuple(weights.shape)}")
-    if not holds("weights", weights >= 0):
-        raise ValueError(f"weights: expected none below 0, got {weights.min().item()}")
     # k quotients and their sum may each be off by the dtype's precision.
-    if not holds("weights", (weights.sum() - 1).abs() <= 2 * k * torch.finfo(weights.dtype).eps):
-        raise ValueError(f"weights: expected a sum of 1, got {weights.sum().item()}")
-    values = [_value("f", f, x) for x in points]
+    sums_to_1 = (weights.sum() - 1).abs() <= 2 * k * torch.finfo(weights.dtype).eps
+    if not holds("weights", (weights >= 0) & sums_to_1):
+        raise ValueError(f"weights: expected none below 0 and a sum of 1, got {weights.tolist()}")
+    values = [value_at(f, x, shape=()) for x in points]
     for value in values:
-        if value.dim() != 0:
-            raise ValueError(f"f: expected a scalar as value, got shape {tuple(value.shape)}")
         check_dtype("f", value, points.dtype)
     return weights @ torch.stack(values) - f(weights @ points)
 
@@ -73,18 +53,11 @@ def project_ball(x: Array, radius: float = 1.0) -> Tensor:
     """The nearest point of the ball |z|₂ ≤ radius: x itself inside, radius x / |x| outside.
 
     Args:
-        x: one vector or many, shape (…, d): each is projected on its own.
+        x: shape (…, d). A vector with an entry that is infinite or NaN becomes NaN.
         radius: positive and finite.
 
-    Returns:
-        The nearest points, like x. A vector with an entry that is infinite or NaN becomes NaN.
-
-    Raises:
-        TypeError: x is not made of numbers; radius is not a number.
-        ValueError: x has no last dimension, or one of size 0; radius is out of range.
-
-    Source: Boyd and Vandenberghe 2004, section 8.1; on gradients, R. Pascanu, T. Mikolov and Y. Bengio, "On the
-    difficulty of training recurrent neural networks", 2013, algorithm 1.
+    Source, for gradients: R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
+    networks", 2013, algorithm 1.
 
     >>> project_ball(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
     tensor([[0.6000, 0.8000],
@@ -105,18 +78,9 @@ def project_box(x: Array, low: Array, high: Array) -> Tensor:
     """The nearest point of the box low ≤ z ≤ high: each entry of x, moved to the bound that it exceeds.
 
     Args:
-        x: any shape.
-        low, high: numbers, or tensors of x's dtype that broadcast to x's shape. They may be infinite. No vmap can map
-            over them.
-
-    Returns:
-        The nearest point, like x. An entry that is NaN stays NaN.
-
-    Raises:
-        TypeError: x, low or high is not made of numbers, or low or high not of x's dtype.
-        ValueError: low or high does not broadcast to x, or low ≤ high does not hold everywhere.
-
-    Source: Boyd and Vandenberghe 2004, section 8.1.
+        x: any shape. An entry that is NaN stays NaN.
+        low, high: numbers, or tensors that broadcast to x's shape, with low ≤ high everywhere. They may be infinite.
+            No vmap can map over them.
 
     >>> project_box(torch.tensor([-3.0, 0.5, 7.0]), 0, torch.tensor([1.0, 2.0, 3.0]))
     tensor([0.0000, 0.5000, 3.0000])
@@ -132,16 +96,9 @@ def project_simplex(x: Array, total: float = 1.0) -> Tensor:
     """The nearest point of the simplex z ≥ 0, Σ z = total: max(0, x − θ), with the θ that makes the sum right.
 
     Args:
-        x: one vector or many, shape (…, d): each is projected on its own.
+        x: shape (…, d). A vector with an entry that is ∞ or NaN becomes NaN, and so does one of nothing but −∞; any
+            other −∞ becomes 0.
         total: positive and finite.
-
-    Returns:
-        The nearest points, like x. A vector with an entry that is ∞ or NaN becomes NaN, and so does one of nothing
-            but −∞; any other −∞ becomes 0.
-
-    Raises:
-        TypeError: x is not made of numbers; total is not a number.
-        ValueError: x has no last dimension, or one of size 0; total is out of range.
 
     Source: J. Duchi, S. Shalev-Shwartz, Y. Singer and T. Chandra, "Efficient projections onto the l1-ball for learning
     in high dimensions", 2008, figure 1.
@@ -164,17 +121,9 @@ def project_subspace(x: Array, A: Array) -> Tensor:
     """The nearest point of the span of A's columns: U Uᵀ x, with an orthonormal basis U of that span.
 
     Args:
-        x: one vector or many, shape (…, d): each is projected on its own.
-        A: of shape (d, r) and x's dtype, finite. Its columns may depend on each other. It is a constant: where
-            its rank changes there is no gradient, so one that asks for a gradient is refused.
-
-    Returns:
-        The nearest points, like x. A vector with an entry that is NaN becomes NaN.
-
-    Raises:
-        TypeError: x or A is not made of numbers, or they are not of one dtype; A requires a gradient.
-        ValueError: x has no last dimension, or one of size 0; A has another shape, no column or an entry that is not
-            finite.
+        x: shape (…, d). A vector with an entry that is NaN becomes NaN.
+        A: shape (d, r) with r of at least 1, finite. Its columns may depend on each other. It is a constant: where its
+            rank changes there is no gradient, so one that asks for a gradient is refused.
 
     Source: G. Golub and C. Van Loan, "Matrix Computations", 2013, chapter 2 (orthogonal projections and the SVD).
 
@@ -200,21 +149,15 @@ def project_subspace(x: Array, A: Array) -> Tensor:
 def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor, Tensor], Tensor]:
     """The Lagrangian L(x, α) = f(x) + Σ αᵢ cᵢ(x) of: minimise f(x) such that all cᵢ(x) ≤ 0.
 
+    For α ≥ 0 its minimum over x is at most the constrained minimum of f; for other α there is no such bound, and L does
+    not ask.
+
     Args:
         f: the function to minimise.
         constraints: the functions cᵢ of the same x, with values of f's shape.
 
     Returns:
-        L, a function of x and alpha: the multipliers αᵢ, shape (number of constraints,) and x's dtype. For α ≥ 0,
-            min L(x, α) over x is at most the constrained minimum of f; for other α there is no such bound, and L does
-            not ask.
-
-    Raises:
-        TypeError: f is not a function, or constraints not a sequence of them; L: x or alpha is not made of numbers, or
-            a value of f or of a constraint is not a tensor.
-        ValueError: L: alpha, or the value of a constraint, has another shape.
-
-    Source: Boyd and Vandenberghe 2004, section 5.1.
+        L, a function of x and alpha: the multipliers αᵢ, shape (number of constraints,).
 
     >>> L = lagrangian(torch.square, [lambda x: 1 - x])  # x² for x ≥ 1
     >>> L(torch.tensor(0.5), torch.tensor([2.0]))
@@ -237,14 +180,8 @@ def penalised(f: Function, constraints: Sequence[Function], weight: float) -> Fu
     """f(x) + ½ weight Σ max(0, cᵢ(x))²: what breaking cᵢ(x) ≤ 0 costs, once differentiable where f and the cᵢ are.
 
     Args:
-        f: the function to minimise.
-        constraints: the functions cᵢ of the same x, with values of f's shape.
+        f, constraints: as for `lagrangian`.
         weight: the price, not negative and finite.
-
-    Raises:
-        TypeError: f is not a function, constraints not a sequence of them, or weight not a number; when called: x is
-            not made of numbers, or a value of f or of a constraint is not a tensor.
-        ValueError: weight is out of range; when called: the value of a constraint has another shape.
 
     Source: R. Courant, "Variational methods for the solution of problems of equilibrium and vibrations", 1943.
 
@@ -274,7 +211,7 @@ def _vectors(x: Array) -> Tensor:
 
 
 def _beside(name: str, value: Array, x: Tensor) -> Tensor:
-    """A second tensor of x's dtype, on x's device: two floating-point dtypes do not mix."""
+    """A second tensor of x's dtype, on x's device."""
     value = as_tensor(name, value, x.dtype)
     check_dtype(name, value, x.dtype)
     return value.to(x.device)
@@ -285,28 +222,12 @@ def _bound(name: str, value: Array, x: Tensor) -> Tensor:
     value = _beside(name, value if value.dim() else value.to(x.dtype), x)  # a number has no precision to lose
     if value.isnan().any():
         raise ValueError(f"{name}: expected numbers, got NaN")
-    sizes = zip(reversed(value.shape), reversed(x.shape), strict=False)
-    if value.dim() > x.dim() or any(size not in (1, wanted) for size, wanted in sizes):
-        raise ValueError(f"{name}: expected a shape that broadcasts to {tuple(x.shape)}, got {tuple(value.shape)}")
+    try:
+        value.expand_as(x)
+    except RuntimeError:
+        shapes = f"a shape that broadcasts to {tuple(x.shape)}, got {tuple(value.shape)}"
+        raise ValueError(f"{name}: expected {shapes}") from None
     return value
-
-
-def _value(name: str, f: Function, x: Tensor) -> Tensor:
-    value = f(x)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a tensor as value, got {type(value).__name__}")
-    return value
-
-
-def _values(f: Function, constraints: Sequence[Function], x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """f(x) and all cᵢ(x), of one shape."""
-    value, limits = _value("f", f, x), [_value("constraints", c, x) for c in constraints]
-    for limit in limits:
-        if limit.shape != value.shape:
-            raise ValueError(
-                f"constraints: expected values of f's shape {tuple(value.shape)}, got {tuple(limit.shape)}"
-            )
-    return value, limits
 
 
 def _functions(f: Function, constraints: Sequence[Function]) -> tuple[Function, ...]:
@@ -315,3 +236,9 @@ def _functions(f: Function, constraints: Sequence[Function]) -> tuple[Function, 
     for c in constraints:
         check_function("constraints", c)
     return constraints
+
+
+def _values(f: Function, constraints: Sequence[Function], x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """f(x) and all cᵢ(x), of one shape."""
+    value = value_at(f, x)
+    return value, [value_at(c, x, "constraints", value.shape) for c in constraints]

@@ -1,7 +1,11 @@
 """Test functions for the lessons on optimisation, each with what is known of it: domain, curvature, minima.
 
 Ready-made: `square`, `x_cos_pi_x`, `x_cos_015_pi_x`, `cube`, `tanh`, `cosh`, `saddle` and `rosenbrock`, all in `NAMED`.
-Made to order: `quadratic`, `log_sum_exp` and, on real images, `softmax_regression`.
+Made to order: `quadratic` and, on real images, `softmax_regression`. An argument of the wrong type raises a TypeError,
+one of another shape or out of range a ValueError.
+
+Sources: A. Zhang, Z. Lipton, M. Li and A. Smola, "Dive into Deep Learning", 2023, sections 12.1 and 12.3; and
+H. Rosenbrock, "An Automatic Method for Finding the Greatest or Least Value of a Function", 1960.
 """
 
 import math
@@ -25,6 +29,8 @@ from lessons_lib.checks import (
 )
 from lessons_lib.data import fashion_mnist
 
+Function = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -32,7 +38,6 @@ class Objective:
 
     In one dimension x may have any shape and the function works element by element. In d > 1 dimensions x has the shape
     (d, …): the first dimension holds the coordinates, the others are a grid of points, and the value has the shape (…).
-    What is not a tensor becomes one: an array keeps its floating-point dtype, Python's numbers have PyTorch's default.
 
     Args:
         name: the formula, as plain text.
@@ -40,13 +45,8 @@ class Objective:
         domain: (low, high) for each coordinate.
         curvature: (mu, L) with mu ≤ λ ≤ L for all eigenvalues λ of the Hessian (in one dimension, for f'') all over
             the domain; the tightest such numbers unless the objective says otherwise.
-        source: where the function comes from.
-        minima: the local minima inside the domain, the lowest first. None is at the border, where the function may go
-            lower still: only points where the gradient vanishes count.
-
-    Raises:
-        TypeError: the x of a call is not made of numbers.
-        ValueError: the x of a call does not have the shape (d, …).
+        minima: the local minima inside the domain, where the gradient vanishes, the lowest first. At the border the
+            function may go lower still.
 
     >>> rosenbrock(torch.tensor([0.0, 1.0]))
     tensor(101.)
@@ -56,10 +56,9 @@ class Objective:
     """
 
     name: str
-    f: Callable[[Tensor], Tensor] = field(repr=False)
+    f: Function = field(repr=False)
     domain: tuple[tuple[float, float], ...]
     curvature: tuple[float, float]
-    source: str
     minima: tuple[tuple[float, ...], ...] = ()
 
     @property
@@ -74,17 +73,13 @@ class Objective:
         return self.f(x)
 
 
-def curvature(f: Callable[[Tensor], Tensor], x: Array) -> tuple[float, float]:
+def curvature(f: Function, x: Array) -> tuple[float, float]:
     """The smallest and the largest eigenvalue of the Hessian of f at the point x (in one dimension, twice f''(x)).
 
     Args:
         f: a function of a tensor like x, with a scalar tensor as value, which `torch.func` can differentiate twice.
-        x: a number, or the d coordinates of a point, shape (d,). No gradient flows back to it: if it requires one,
-            pass x.detach().
-
-    Raises:
-        TypeError: x is not made of numbers, or requires a gradient; f is not a function, or f(x) is not a tensor.
-        ValueError: x is not a point, or one without a finite second derivative; f(x) is not a scalar.
+        x: a number, or the d coordinates of a point, shape (d,), where f has a finite second derivative. No gradient
+            flows back to it: if it requires one, pass x.detach().
 
     >>> curvature(saddle, torch.tensor([0.3, -0.7]))
     (-2.0, 2.0)
@@ -97,26 +92,37 @@ def curvature(f: Callable[[Tensor], Tensor], x: Array) -> tuple[float, float]:
     refuse_transform("f")
     if x.dim() > 1 or x.numel() == 0:
         raise ValueError(f"x: expected shape () or (d,), got {tuple(x.shape)}")
-    with torch.inference_mode(False):
-        x = x.detach().clone()
-        if not isinstance(value := f(x), Tensor):
-            raise TypeError(f"f: expected a tensor as value, got {type(value).__name__}")
-        # Backward twice: torch.func.hessian goes forward too, and loading that warns in PyTorch 2.13.
-        H = torch.func.jacrev(torch.func.jacrev(f))(x)
-    if H.shape != 2 * x.shape:
-        raise ValueError(f"f: expected a scalar as value, got shape {tuple(H.shape[: H.dim() - 2 * x.dim()])}")
+    H = hessian_at(f, x)
     if not H.isfinite().all():
         raise ValueError(f"x: expected a point where f has a finite second derivative, got {x.tolist()}")
-    lam = torch.linalg.eigvalsh(H.reshape(x.numel(), x.numel()).double())  # LAPACK knows no half precision
+    lam = torch.linalg.eigvalsh(H.double())  # LAPACK knows no half precision
     return lam[0].item(), lam[-1].item()
 
 
+def hessian_at(f: Function, x: Tensor) -> Tensor:
+    """∇²f(x) at a point of shape () or (d,): a matrix of shape (d, d) without a graph; of a number, (1, 1)."""
+    # Backward twice. torch.func.hessian goes forward too, and loading that warns in PyTorch 2.13;
+    # torch.autograd.functional's is turned into zeros by torch.compile.
+    H = torch.func.jacrev(torch.func.jacrev(partial(value_at, f, shape=())))(x.detach())
+    return H.detach().reshape(x.numel(), x.numel())
+
+
+def value_at(f: Function, x: Tensor, name: str = "f", shape: tuple[int, ...] | None = None) -> Tensor:
+    """f(x), which must be a tensor of real numbers, of this shape if one is given."""
+    value = f(x)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a function that returns a tensor, got {value!r}")
+    if value.is_complex():
+        raise TypeError(f"{name}: expected a function that returns a real tensor, got {value.dtype}")
+    if shape is not None and value.shape != shape:
+        wanted = f"a tensor of shape {tuple(shape)}" if shape else "a scalar tensor"
+        raise ValueError(f"{name}: expected a function that returns {wanted}, got shape {tuple(value.shape)}")
+    return value
+
+
+# The formulas: lambdas could not be pickled.
 def _x_cos(c: float, x: Tensor) -> Tensor:
     return x * torch.cos(c * x)
-
-
-def _cube(x: Tensor) -> Tensor:
-    return x**3
 
 
 def _saddle(x: Tensor) -> Tensor:
@@ -127,16 +133,8 @@ def _rosenbrock(x: Tensor) -> Tensor:
     return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
 
 
-def _parabola(lam: float, x: Tensor) -> Tensor:
-    return lam * x**2 / 2
-
-
 def _half_xAx(A: Tensor, x: Tensor) -> Tensor:
     return (x * torch.tensordot(A.to(x), x, dims=1)).sum(0) / 2
-
-
-def _log_sum_exp(x: Tensor) -> Tensor:
-    return x.logsumexp(0)
 
 
 def _cross_entropy(X: Tensor, y: Tensor, weight_decay: float, x: Tensor) -> Tensor:
@@ -145,48 +143,31 @@ def _cross_entropy(X: Tensor, y: Tensor, weight_decay: float, x: Tensor) -> Tens
     return loss + weight_decay / 2 * (x**2).sum(0)
 
 
-_D2L = "A. Zhang, Z. Lipton, M. Li and A. Smola, Dive into Deep Learning, 2023, section"
-
-square = Objective("x²", torch.square, ((-10.0, 10.0),), (2.0, 2.0), f"{_D2L} 12.3", minima=((0.0,),))
-
+square = Objective("x²", torch.square, ((-10.0, 10.0),), (2.0, 2.0), minima=((0.0,),))
 x_cos_pi_x = Objective(
     "x cos πx",
     partial(_x_cos, math.pi),
     domain=((-1.0, 2.0),),
     curvature=(-2 * math.pi**2, 13.287689030580847),  # at 2, and where πx tan πx = 3
-    source=f"{_D2L} 12.1",
     minima=((1.0904082219467213,), (-0.2738526868008509,)),  # where πx tan πx = 1
 )
-
 x_cos_015_pi_x = Objective(
     "x cos 0.15πx",
     partial(_x_cos, 0.15 * math.pi),
     domain=((-10.0, 10.0),),
     curvature=(-1.993153354587127, 1.993153354587127),  # where 0.15πx tan 0.15πx = 3
-    source=f"{_D2L} 12.3",
     minima=((7.269388146311475,), (-1.8256845786723395,)),  # where 0.15πx tan 0.15πx = 1
 )
-
-cube = Objective("x³", _cube, ((-2.0, 2.0),), (-12.0, 12.0), f"{_D2L} 12.1")
-
-tanh = Objective(
-    "tanh x",
-    torch.tanh,
-    domain=((-4.0, 4.0),),
-    curvature=(-4 / 27**0.5, 4 / 27**0.5),  # where tanh x = ±1/√3
-    source=f"{_D2L} 12.1",
-)
-
-cosh = Objective("cosh x", torch.cosh, ((-4.0, 4.0),), (1.0, math.cosh(4)), f"{_D2L} 12.3", minima=((0.0,),))
-
-saddle = Objective("x₁² − x₂²", _saddle, ((-1.0, 1.0),) * 2, (-2.0, 2.0), f"{_D2L} 12.1")
-
+cube = Objective("x³", partial(torch.pow, exponent=3), ((-2.0, 2.0),), (-12.0, 12.0))
+_steepest = 4 / 27**0.5  # |tanh''| where tanh x = ±1/√3
+tanh = Objective("tanh x", torch.tanh, ((-4.0, 4.0),), (-_steepest, _steepest))
+cosh = Objective("cosh x", torch.cosh, ((-4.0, 4.0),), (1.0, math.cosh(4)), minima=((0.0,),))
+saddle = Objective("x₁² − x₂²", _saddle, ((-1.0, 1.0),) * 2, (-2.0, 2.0))
 rosenbrock = Objective(
     "(1 − x₁)² + 100 (x₂ − x₁²)²",
     _rosenbrock,
     domain=((-2.0, 2.0), (-1.0, 3.0)),
     curvature=(-1198.0, 2701 + 6895001**0.5),  # at (0, 3), and at (±2, −1)
-    source='H. H. Rosenbrock, "An Automatic Method for Finding the Greatest or Least Value of a Function", 1960',
     minima=((1.0, 1.0),),
 )
 
@@ -197,12 +178,8 @@ def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
     """½ xᵀ A x on [-10, 10]^d, where A = Q diag(eigenvalues) Qᵀ and Q turns the first two axes by `angle`.
 
     Args:
-        eigenvalues: one number for each dimension, of any sign; the origin is a minimum if all are above 0.
-        angle: in radians, from the first axis towards the second; by default the axes stay where they are.
-
-    Raises:
-        TypeError: the eigenvalues are not a sequence of numbers; the angle is not a number.
-        ValueError: there are no eigenvalues; one of them or the angle is not finite; an angle for a single dimension.
+        eigenvalues: d finite numbers of any sign, at least two; the origin is a minimum if all are above 0.
+        angle: in radians, from the first axis towards the second; finite.
 
     >>> f = quadratic((2, 4))
     >>> f(torch.tensor([3.0, 1.0]))  # x₁² + 2x₂²
@@ -211,53 +188,18 @@ def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
     ((2, 4), ((0.0, 0.0),))
     """
     eigenvalues = tuple(as_number("eigenvalues", lam) for lam in as_tuple("eigenvalues", eigenvalues))
-    if len(eigenvalues) == 0:
-        raise ValueError("eigenvalues: expected at least one, got none")
-    angle = as_number("angle", angle)
-    d = len(eigenvalues)
-    if angle != 0 and d == 1:
-        raise ValueError(f"angle: expected 0 in one dimension, got {angle}")
-    Q = torch.eye(d, dtype=torch.float64)
-    if angle != 0:
-        c, s = math.cos(angle), math.sin(angle)
-        Q[:2, :2] = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+    d, angle = len(eigenvalues), as_number("angle", angle)
+    if d < 2:
+        raise ValueError(f"eigenvalues: expected at least two, got {eigenvalues}")
+    Q, c, s = torch.eye(d, dtype=torch.float64), math.cos(angle), math.sin(angle)
+    Q[:2, :2] = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
     A = Q @ torch.tensor(eigenvalues, dtype=torch.float64).diag() @ Q.T
     return Objective(
         f"½ xᵀ Q diag({', '.join(f'{lam:g}' for lam in eigenvalues)}) Qᵀ x",
-        partial(_half_xAx, A) if d > 1 else partial(_parabola, *eigenvalues),
+        partial(_half_xAx, A),
         domain=((-10.0, 10.0),) * d,
         curvature=(min(eigenvalues), max(eigenvalues)),
-        source="any textbook: the second-order model of a smooth function at a point where its gradient vanishes",
         minima=((0.0,) * d,) if min(eigenvalues) > 0 else (),
-    )
-
-
-def log_sum_exp(dim: int = 2) -> Objective:
-    """log Σ exp(xᵢ) on [-5, 5]^dim, a smooth maximum of the coordinates: convex, not strictly, and without a minimum.
-
-    Its gradient p is the softmax of x, its Hessian diag(p) − ppᵀ. That has the eigenvalue 0 everywhere, as nothing but
-    the value changes when all xᵢ grow alike, and no eigenvalue above ½. In two dimensions it has ½ wherever x₁ = x₂. In
-    more it comes close as two leave the others below: in the domain to 1/(2 + (dim − 2) exp(-10)), at (5, 5, -5, …).
-
-    Args:
-        dim: at least 2; in one dimension the function would be x itself.
-
-    Raises:
-        TypeError: dim is not an int.
-        ValueError: dim is below 2.
-
-    Source: S. Boyd and L. Vandenberghe, "Convex Optimization", 2004, section 3.1.5.
-
-    >>> log_sum_exp()(torch.tensor([100.0, 100.0]))
-    tensor(100.6931)
-    """
-    dim = as_int("dim", dim, at_least=2)
-    return Objective(
-        "log Σ exp xᵢ",
-        _log_sum_exp,
-        domain=((-5.0, 5.0),) * dim,
-        curvature=(0.0, 0.5),
-        source='S. Boyd and L. Vandenberghe, "Convex Optimization", 2004, section 3.1.5',
     )
 
 
@@ -269,20 +211,16 @@ def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: floa
 
     The curvature (mu, L) holds in all of ℝᵈ. mu = weight_decay is attained everywhere, as the probabilities stay when
     all classes' scores grow alike. L = ½ λ_max(XᵀX/n) + weight_decay, where X holds the n inputs, is approached only
-    far out, where the biases leave all images undecided between the same two classes; at x = 0 it is a tenth of λ_max,
-    not a half. The minimum x* has no formula, but f(x) − f(x*) ≤ |∇f(x)|² / (2 mu) tells how near it is.
+    far out, where the biases leave all images undecided between two classes; at x = 0 it is a tenth of λ_max, not a
+    half. The minimum x* has no formula, but f(x) − f(x*) ≤ |∇f(x)|² / (2 mu) tells how near it is.
 
     Args:
         num_images: n, up to 10,000: the first ones of the bundled training set.
         size: pixels along a side of the averaged images, a divisor of 28.
         weight_decay: at least 0; above 0, f is strongly convex and has one minimum.
 
-    Raises:
-        TypeError: num_images or size is not an int; weight_decay is not a number.
-        ValueError: a number is out of its range.
-
-    Source: D. Böhning, "Multinomial Logistic Regression Algorithm", 1992 (L); S. Boyd and L. Vandenberghe, "Convex
-    Optimization", 2004, section 9.1.2 (how near the minimum is).
+    Sources: D. Böhning, "Multinomial Logistic Regression Algorithm", 1992 (L); S. Boyd and L. Vandenberghe, "Convex
+    Optimization", 2004, section 9.1.2 (how near the minimum is); the images: `lessons_lib.data`.
 
     >>> f = softmax_regression(num_images=100)
     >>> f.dim, f(torch.zeros(f.dim))  # ten classes, all alike: log 10
@@ -294,13 +232,12 @@ def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: floa
     images, labels = _train_set().tensors
     num_images = as_int("num_images", num_images, 1, len(images))
     X = avg_pool2d(images[:num_images].double(), 28 // size).flatten(1)
-    X = torch.cat([X, torch.ones(num_images, 1, dtype=torch.float64)], dim=1)
+    X = torch.cat([X, X.new_ones(num_images, 1)], dim=1)
     return Objective(
         f"cross-entropy of softmax regression + ½ · {weight_decay:g} |x|²",
         partial(_cross_entropy, X, labels[:num_images], weight_decay),
         domain=((-math.inf, math.inf),) * (X.shape[1] * 10),
         curvature=(weight_decay, torch.linalg.eigvalsh(X.T @ X / num_images)[-1].item() / 2 + weight_decay),
-        source="H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, 2017, arXiv:1708.07747 (the images)",
     )
 
 

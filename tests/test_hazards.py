@@ -122,7 +122,6 @@ CASES = {
     ),
     "gradient_descent.gradient": Case(lambda X: gradient_descent.gradient(square, X), (4,), (-15, 15)),
     "objectives.quadratic": Case(objectives.quadratic([1.0, 4.0], 0.3), (2, 3), (-15, 15)),
-    "objectives.log_sum_exp": Case(objectives.log_sum_exp(3), (3, 2)),
     "training.evaluate": Case(evaluated, (4, 3)),
 }
 NETS = [name for name, case in CASES.items() if case.layer]
@@ -136,7 +135,8 @@ ELSEWHERE = {  # public, and why not above
     "gradient_descent": "walk: a part of gradient_descent",
     "learning_rate": "constant piecewise exponential polynomial cosine warmup: numbers come in",
     "minibatch": "torchrun: functions come in; average_gradients: gradients of a net",
-    "objectives": "Objective: quadratic is one; softmax_regression: sizes come in",
+    "objectives": "Objective: quadratic is one; softmax_regression: sizes come in; "
+    "hessian_at value_at: parts of curvature",
     "resnet": "ResNeXt: a Bottleneck; Convolutional: ResNet is one; resnet resnet18 small_resnet: ResNet, by depth; "
     "conv_bn check_images: parts of it",
     "sgd": "batches: numbers come in",

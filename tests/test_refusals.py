@@ -5,11 +5,19 @@ string for a number, NaN, a number where a bool is meant) test_doors tries on al
 asks besides.
 """
 
+import math
 import re
 
 import pytest
+import torch
+from torch import Tensor
 
 from tests.calls import call
+
+
+def ones(*shape: int) -> Tensor:
+    return torch.ones(shape, dtype=torch.float64)
+
 
 REFUSALS: dict[str, list[tuple[str, dict[str, object], type[Exception], str]]] = {}
 
@@ -20,10 +28,160 @@ REFUSALS: dict[str, list[tuple[str, dict[str, object], type[Exception], str]]] =
 # --- densenet ---
 
 # --- convexity ---
+GAP, BALL, BOX = "convexity.jensen_gap", "convexity.project_ball", "convexity.project_box"
+SIMPLEX, SPAN = "convexity.project_simplex", "convexity.project_subspace"
+VECTORS = "expected shape (…, d) with d of at least 1, got"
+WEIGHTS = "weights: expected none below 0 and a sum of 1, got "
+CONSTRAINED = [
+    (dict(f=3), TypeError, "f: expected a function, got 3"),
+    (dict(f=lambda x: 2.0), TypeError, "f: expected a function that returns a tensor, got 2.0"),
+    (dict(constraints=torch.sum), TypeError, "constraints: expected a sequence of functions, got "),
+    (dict(constraints=iter([torch.sum])), TypeError, "constraints: expected a sequence of functions, got "),
+    (dict(constraints=[torch.sum, 3]), TypeError, "constraints: expected a function, got 3"),
+    (dict(constraints=[lambda x: 2]), TypeError, "constraints: expected a function that returns a tensor, got 2"),
+    # Values of another shape would broadcast, and what is minimised would no longer be a number.
+    (
+        dict(constraints=[torch.square]),
+        ValueError,
+        "constraints: expected a function that returns a scalar tensor, got shape (3,)",
+    ),
+    (
+        dict(f=torch.square),
+        ValueError,
+        "constraints: expected a function that returns a tensor of shape (3,), got shape ()",
+    ),
+]
+BOUND = [
+    (math.nan, ValueError, "numbers, got NaN"),
+    ([0.0, math.nan, 0.0], ValueError, "numbers, got NaN"),
+    (torch.ones(3), TypeError, "torch.float64, got torch.float32"),
+    (ones(4), ValueError, "a shape that broadcasts to (4, 3), got (4,)"),
+    (ones(3, 3), ValueError, "a shape that broadcasts to (4, 3), got (3, 3)"),
+    (ones(1, 4, 3), ValueError, "a shape that broadcasts to (4, 3), got (1, 4, 3)"),
+    (ones(0), ValueError, "a shape that broadcasts to (4, 3), got (0,)"),
+]
+REFUSALS["convexity"] = [
+    (GAP, dict(f=3), TypeError, "f: expected a function, got 3"),
+    (GAP, dict(f=lambda x: 1.0), TypeError, "f: expected a function that returns a tensor, got 1.0"),
+    (GAP, dict(f=torch.square), ValueError, "f: expected a function that returns a scalar tensor, got shape (3,)"),
+    (GAP, dict(f=lambda x: (x > 0).sum()), TypeError, "f: expected torch.float64, got torch.int64"),
+    (GAP, dict(f=lambda x: x[0] if x[0] > 0 else x[0].float()), TypeError, "f: expected torch.float64, got torch.flo"),
+    (GAP, dict(points=ones()), ValueError, "points: expected shape (k,) or (k, d), got ()"),
+    (GAP, dict(points=ones(0)), ValueError, "points: expected shape (k,) or (k, d), got (0,)"),
+    (GAP, dict(points=ones(2, 0)), ValueError, "points: expected shape (k,) or (k, d), got (2, 0)"),
+    (GAP, dict(points=ones(2, 1, 1)), ValueError, "points: expected shape (k,) or (k, d), got (2, 1, 1)"),
+    (GAP, dict(weights=ones(3)), ValueError, "weights: expected shape (4,), got (3,)"),
+    (GAP, dict(weights=ones(4, 1)), ValueError, "weights: expected shape (4,), got (4, 1)"),
+    (GAP, dict(weights=torch.ones(4)), TypeError, "weights: expected torch.float64, got torch.float32"),
+    (GAP, dict(weights=[-0.5, 0.5, 0.5, 0.5]), ValueError, f"{WEIGHTS}[-0.5, 0.5, 0.5, 0.5]"),
+    (GAP, dict(weights=[0.25, 0.25, 0.25, 0.5]), ValueError, f"{WEIGHTS}[0.25, 0.25, 0.25, 0.5]"),
+    (GAP, dict(weights=[0.25, 0.25, 0.25, 0.0]), ValueError, f"{WEIGHTS}[0.25, 0.25, 0.25, 0.0]"),
+    (GAP, dict(weights=[math.inf, 0.0, 0.0, 0.0]), ValueError, f"{WEIGHTS}[inf, 0.0, 0.0, 0.0]"),
+    *((name, dict(x=ones()), ValueError, f"x: {VECTORS} ()") for name in (BALL, SIMPLEX, SPAN)),
+    *((name, dict(x=ones(2, 0)), ValueError, f"x: {VECTORS} (2, 0)") for name in (BALL, SIMPLEX, SPAN)),
+    (BALL, dict(radius=0), ValueError, "radius: expected a number in (0, inf), got 0"),
+    (SIMPLEX, dict(total=0), ValueError, "total: expected a number in (0, inf), got 0"),
+    (BOX, dict(low=1, high=0.5), ValueError, "low: expected at most high everywhere, got low = 1.0, high = 0.5"),
+    (BOX, dict(low=[0.0, 0.0, 2.0], high=1), ValueError, "low: expected at most high everywhere, got low = [0.0, 0.0"),
+    *((BOX, {bound: v}, error, f"{bound}: expected {text}") for bound in ("low", "high") for v, error, text in BOUND),
+    (SPAN, dict(A=ones(3)), ValueError, "A: expected shape (3, r) with r of at least 1, got (3,)"),
+    (SPAN, dict(A=ones(2, 2)), ValueError, "A: expected shape (3, r) with r of at least 1, got (2, 2)"),
+    (SPAN, dict(A=ones(3, 0)), ValueError, "A: expected shape (3, r) with r of at least 1, got (3, 0)"),
+    (SPAN, dict(A=ones(3, 2, 1)), ValueError, "A: expected shape (3, r) with r of at least 1, got (3, 2, 1)"),
+    (SPAN, dict(A=[[1.0], [math.inf], [0.0]]), ValueError, "A: expected finite entries, got NaN or infinity"),
+    (SPAN, dict(A=[[1.0], [math.nan], [0.0]]), ValueError, "A: expected finite entries, got NaN or infinity"),
+    (SPAN, dict(A=torch.ones(3, 1)), TypeError, "A: expected torch.float64, got torch.float32"),
+    *(("convexity.lagrangian", *row) for row in CONSTRAINED),
+    *(("convexity.penalised", *row) for row in CONSTRAINED),
+    ("convexity.lagrangian", dict(alpha=ones()), ValueError, "alpha: expected shape (1,), got ()"),
+    ("convexity.lagrangian", dict(alpha=ones(2)), ValueError, "alpha: expected shape (1,), got (2,)"),
+    ("convexity.lagrangian", dict(alpha=torch.ones(1)), TypeError, "alpha: expected torch.float64, got torch.float32"),
+    ("convexity.penalised", dict(weight=-1e-300), ValueError, "weight: expected a number in [0, inf), got -1e-300"),
+]
 
 # --- objectives ---
+CURVATURE, SOFTMAX = "objectives.curvature", "objectives.softmax_regression"
+SEQUENCE = "eigenvalues: expected a sequence of numbers, got "
+SCALAR = "f: expected a function that returns a scalar tensor, got shape"
+POINT = "x: expected a point where f has a finite second derivative, got "
+REFUSALS["objectives"] = [
+    *(
+        ("objectives.Objective", dict(x=torch.ones(shape)), ValueError, f"x: expected shape (2, …), got {shape}")
+        for shape in [(), (0,), (1,), (3,), (1, 2), (5, 2)]
+    ),
+    ("objectives.quadratic", dict(eigenvalues=3.0), TypeError, f"{SEQUENCE}3.0"),
+    ("objectives.quadratic", dict(eigenvalues={1.0}), TypeError, f"{SEQUENCE}{{1.0}}"),
+    ("objectives.quadratic", dict(eigenvalues=ones(1, 2)), TypeError, f"{SEQUENCE}tensor([[1., 1.]]"),
+    ("objectives.quadratic", dict(eigenvalues=[1, "2"]), TypeError, "eigenvalues: expected a number, got '2'"),
+    ("objectives.quadratic", dict(eigenvalues=[1, math.inf]), ValueError, "eigenvalues: expected a finite number"),
+    ("objectives.quadratic", dict(eigenvalues=[]), ValueError, "eigenvalues: expected at least two, got ()"),
+    ("objectives.quadratic", dict(eigenvalues=[3]), ValueError, "eigenvalues: expected at least two, got (3,)"),
+    (SOFTMAX, dict(num_images=0), ValueError, "num_images: expected at least 1, got 0"),
+    (SOFTMAX, dict(num_images=10_001), ValueError, "num_images: expected at most 10000, got 10001"),
+    *((SOFTMAX, dict(size=n), ValueError, f"size: expected a divisor of 28, got {n}") for n in (0, -7, 3, 56)),
+    (SOFTMAX, dict(weight_decay=-0.1), ValueError, "weight_decay: expected a number in [0, inf), got -0.1"),
+    (CURVATURE, dict(f=3), TypeError, "f: expected a function, got 3"),
+    (CURVATURE, dict(f=lambda x: 1.0), TypeError, "f: expected a function that returns a tensor, got 1.0"),
+    (CURVATURE, dict(f=torch.square), ValueError, f"{SCALAR} (3,)"),
+    (CURVATURE, dict(f=lambda x: x.reshape(1), x=1.0), ValueError, f"{SCALAR} (1,)"),
+    (CURVATURE, dict(x=ones(0)), ValueError, "x: expected shape () or (d,), got (0,)"),
+    (CURVATURE, dict(x=ones(2, 1)), ValueError, "x: expected shape () or (d,), got (2, 1)"),
+    (CURVATURE, dict(x=math.nan), ValueError, f"{POINT}nan"),
+    (CURVATURE, dict(x=[1.0, math.inf]), ValueError, f"{POINT}[1.0, inf]"),
+    (CURVATURE, dict(f=lambda x: x.sqrt().sum(), x=[0.0, 1.0]), ValueError, f"{POINT}[0.0, 1.0]"),
+]
 
 # --- gradient_descent ---
+DESCENT, SEARCH = "gradient_descent.gradient_descent", "gradient_descent.backtracking"
+WALKS = [DESCENT, f"{DESCENT}, backtracking", "gradient_descent.newton"]
+NO_GRADIENT = "f: expected a function that torch can differentiate, got"
+RATE, P = "lr: expected a number in (0, inf), got", "preconditioner: expected"
+RETURNS = [
+    (lambda x: 3.0, TypeError, "f: expected a function that returns a tensor, got 3.0"),
+    (lambda x: None, TypeError, "f: expected a function that returns a tensor, got None"),
+    (lambda x: x.sum() * 1j, TypeError, "f: expected a function that returns a real tensor, got torch.complex128"),
+    (lambda x: x**2, ValueError, f"{SCALAR} (3,)"),
+    (lambda x: torch.outer(x, x), ValueError, f"{SCALAR} (3, 3)"),
+    (lambda x: x.sum().detach(), ValueError, f"{NO_GRADIENT} 4.0, which has no gradient"),
+    (lambda x: torch.tensor(2), ValueError, f"{NO_GRADIENT} 2, which has no gradient"),
+    (lambda x: torch.ones((), requires_grad=True) ** 2, ValueError, f"{NO_GRADIENT} 1.0, which has no gradient"),
+]
+REFUSALS["gradient_descent"] = [
+    *((name, dict(f=f), error, message) for name in [*WALKS, SEARCH] for f, error, message in RETURNS),
+    *((name, dict(f=None, steps=0), TypeError, "f: expected a function, got None") for name in WALKS),
+    *((name, dict(x0=ones(1, 2)), ValueError, "x0: expected shape () or (d,), got (1, 2)") for name in WALKS),
+    *((name, dict(x0=[1, math.nan]), ValueError, "x0: expected finite numbers, got [1.0, nan]") for name in WALKS),
+    *((name, dict(lr=0, steps=0), ValueError, f"{RATE} 0") for name in WALKS),
+    *((name, dict(lr=lambda step: -0.1, steps=0), ValueError, f"{RATE} -0.1") for name in WALKS),
+    *((name, dict(lr=lambda step: [0.1, 0.1, 0][step]), ValueError, f"{RATE} 0") for name in WALKS),
+    # Also where the run has diverged before.
+    (WALKS[2], dict(f=lambda x: x.sum().log(), x0=[-1.0], lr=lambda k: [1, 1, 0][k]), ValueError, f"{RATE} 0"),
+    # What f returns is asked at each point.
+    *((name, dict(f=lambda x: x.sum() if x.sum() > 3.9 else x), ValueError, f"{SCALAR} (3,)") for name in WALKS[:2]),
+    *((name, dict(steps=-1), ValueError, "steps: expected at least 0, got -1") for name in WALKS),
+    (DESCENT, dict(momentum=1), ValueError, "momentum: expected a number in [0, 1), got 1"),
+    (DESCENT, dict(momentum=-0.1), ValueError, "momentum: expected a number in [0, 1), got -0.1"),
+    (WALKS[1], dict(momentum=0.1), ValueError, "momentum: expected 0 with backtrack, got 0.1"),
+    (WALKS[1], dict(backtrack=None), TypeError, "backtrack: expected a bool, got None"),
+    (WALKS[2], dict(backtrack=0), TypeError, "backtrack: expected a bool, got 0"),
+    (DESCENT, dict(preconditioner=2.0), ValueError, f"{P} x0's shape (3,), or a matrix to match, got ()"),
+    (DESCENT, dict(preconditioner=ones(2)), ValueError, f"{P} x0's shape (3,), or a matrix to match, got (2,)"),
+    (DESCENT, dict(preconditioner=ones(3, 1)), ValueError, f"{P} x0's shape (3,), or a matrix to match, got (3, 1)"),
+    (DESCENT, dict(x0=1, preconditioner=ones(1)), ValueError, f"{P} x0's shape (), or a matrix to match, got (1,)"),
+    (DESCENT, dict(preconditioner=ones(1, 2, 2)), ValueError, f"{P} shape () or (d,) or (d, d), got (1, 2, 2)"),
+    (DESCENT, dict(preconditioner=[1, math.nan, 1]), ValueError, f"{P} finite numbers, got [1.0, nan, 1.0]"),
+    *(
+        (WALKS[2], dict(hessian=word), ValueError, f"hessian: expected one of full, absolute, diagonal, got {word!r}")
+        for word in ("Full", "", None, 1)
+    ),
+    (SEARCH, dict(f=3.0), TypeError, "f: expected a function, got 3.0"),
+    (SEARCH, dict(x=ones(1, 2)), ValueError, "x: expected shape () or (d,), got (1, 2)"),
+    (SEARCH, dict(x=math.inf), ValueError, "x: expected finite numbers, got inf"),
+    (SEARCH, dict(lr=0), ValueError, f"{RATE} 0"),
+    (SEARCH, dict(direction=[1.0, 2.0]), ValueError, "direction: expected x's shape (3,), got (2,)"),
+    (SEARCH, dict(direction=1.0), ValueError, "direction: expected x's shape (3,), got ()"),
+    (SEARCH, dict(direction=[math.inf, 0, 0]), ValueError, "direction: expected finite numbers, got [inf, 0.0, 0.0]"),
+]
 
 # --- sgd ---
 REFUSALS["sgd"] = [
@@ -41,7 +199,9 @@ REFUSALS["sgd"] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "changed", "error", "message"), [row for rows in REFUSALS.values() for row in rows], ids=str
+    ("name", "changed", "error", "message"),
+    [row for rows in REFUSALS.values() for row in rows],
+    ids=lambda part: part if isinstance(part, str) else "",  # what str says of a function is new in each process
 )
 def test_what_came_and_what_was_expected(
     name: str, changed: dict[str, object], error: type[Exception], message: str
