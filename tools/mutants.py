@@ -15,14 +15,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SURVIVORS = ROOT / "tests/survivors.txt"
-# A module's tests; __main__'s are in test_main.py.
+# A module's tests; __main__'s are in test_main.py, those of the two kinds of net in test_nets.py.
 TESTS = {path.stem: f"tests/test_{path.stem.strip('_')}.py" for path in sorted(ROOT.glob("lessons_lib/*.py"))}
+TESTS |= dict.fromkeys(["resnet", "densenet"], "tests/test_nets.py")
 MODULES = [stem for stem, tests in TESTS.items() if (ROOT / tests).exists()]
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["lessons_lib/"]
 only_mutate = ["lessons_lib/{stem}.py"]
-pytest_add_cli_args_test_selection = ["{tests}"]
+pytest_add_cli_args_test_selection = ["{tests}", "tests/test_refusals.py"]
 also_copy = ["tools", "book", "_config.yml", "_toc.yml", "README.md"]
 timeout_constant = 10
 timeout_multiplier = 4
