@@ -99,8 +99,7 @@ class BatchNorm(_BatchNorm):
             PyTorch's, the weight of the new value.
 
     Raises:
-        ValueError: an argument is out of range; an input has another shape or device, or one value a feature in train
-            mode.
+        ValueError: an argument or an input is out of range, or of the wrong shape or device; see `batch_norm`.
 
     >>> layer = BatchNorm(6, num_dims=4)
     >>> Y = layer(torch.randn(8, 6, 5, 5))
@@ -143,8 +142,8 @@ class BatchNorm(_BatchNorm):
         # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
         # work in place on a Function's output that is a view.
         x = X.reshape(*X.shape[:2], -1)
-        # Who records or transforms, reads the formula itself. So must forward mode: nested, it takes a Function's `jvp`
-        # for a constant (PyTorch's issue 197867).
+        # torch.compile, torch.jit.trace and torch.func need the formula itself. So does forward mode: nested, it takes
+        # a Function's `jvp` for a constant (PyTorch's issue 197867).
         recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
         by_formula = recorded or _is_transformed() or forward_ad._current_level >= 0
         normalise = _normalise if by_formula else _Normalise.apply

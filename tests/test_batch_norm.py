@@ -387,8 +387,9 @@ def test_mapped_over_batches_or_layers_it_is_pytorchs(shape: tuple[int, ...]) ->
         state = func.stack_module_state(many)
         of_layers = func.vmap(lambda p, b, X, layer=layer: functional_call(layer, (p, b), X))(*state, X)
         predicted = func.vmap(deepcopy(layer).eval())(X)
-        without = func.vmap(func.replace_all_batch_norm_modules_(layer))(X)
-        results.append([of_layers, predicted, without, *state[1].values()])
+        without_averages = func.replace_all_batch_norm_modules_(layer)
+        without = [func.vmap(without_averages.train(training))(X) for training in (True, False)]
+        results.append([of_layers, predicted, *without, *state[1].values()])
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
