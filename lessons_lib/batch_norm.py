@@ -1,5 +1,7 @@
 """Batch normalisation: the formula, the layer, and the LeNet that the lesson trains with and without it.
 
+All raise a TypeError if an argument or an input is of the wrong kind or dtype.
+
 Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
 Shift", 2015, arXiv:1502.03167: algorithm 1 (training), algorithm 2 (prediction), section 3.2 (convolutions).
 """
@@ -26,7 +28,8 @@ def batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise each feature of X, then scale by gamma and shift by beta.
 
-    The readable version, written as the paper's algorithms 1 and 2; `BatchNorm` is the layer to train with.
+    The readable version, written as the paper's algorithms 1 and 2; `BatchNorm` is the layer to train with. Tensors,
+    NumPy's arrays and lists all serve; the results are tensors.
 
     Args:
         is_training: True normalises with the mean and variance of this batch and returns updated moving averages;
@@ -45,9 +48,6 @@ def batch_norm(
     Raises:
         ValueError: X has neither 2 nor 4 dimensions, is empty, or has one value a feature in training; a parameter's
             shape or device does not fit X; eps or momentum is out of range.
-        TypeError: an argument is of the wrong kind, or a parameter's dtype is not X's.
-
-    Tensors, NumPy's arrays and lists all serve; the results are tensors.
 
     >>> X = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
     >>> one, zero = torch.ones(2), torch.zeros(2)
@@ -62,7 +62,7 @@ def batch_norm(
     state = dict(gamma=gamma, beta=beta, moving_mean=moving_mean, moving_var=moving_var)
     state = {name: as_tensor(name, value, X.dtype) for name, value in state.items()}
     eps, momentum = as_number("eps", eps, "(0, inf)"), as_number("momentum", momentum, "[0, 1]")
-    check_batch(is_training, X, state)
+    check_batch(X, is_training, **state)
     gamma, beta, moving_mean, moving_var = state.values()
     if is_training:
         rows = X.transpose(0, 1).flatten(1)  # one row a feature: (d, m) or (c, m·h·w)
@@ -78,7 +78,7 @@ def batch_norm(
 
 
 def normalised(X: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """X with mean 0 and variance 1, or nearly so, for each feature; then scaled by gamma and shifted by beta."""
+    """X with mean 0 and variance 1 for each feature, or nearly so; then scaled by gamma and shifted by beta."""
     per_feature = (1, -1) + (1,) * (X.dim() - 2)  # so that one number a feature lines up with X
     X_hat = (X - mean.view(per_feature)) / torch.sqrt(var.view(per_feature) + eps)
     return gamma.view(per_feature) * X_hat + beta.view(per_feature)
@@ -89,21 +89,17 @@ class BatchNorm(_BatchNorm):
 
     In train mode it normalises with the batch's statistics and moves its averages; in eval mode it uses the averages.
     X of float16 or bfloat16 is computed in float32, whether the state is in float32 or like X, as in PyTorch's own.
-    It has the base class of PyTorch's layers, so that PyTorch's tools treat it as one of them: a `state_dict` goes to
+    Its base class is that of PyTorch's layers, and PyTorch's tools treat it as one of them: a `state_dict` goes to
     `nn.BatchNorm1d` or `nn.BatchNorm2d` and back (`weight` is gamma, `bias` is beta), `update_bn` averages anew.
 
     Args:
         num_features: d of an input (m, d), or c of an input (m, c, h, w).
         num_dims: 2 for an input (m, d), 4 for an input (m, c, h, w).
-        eps: keeps the root away from zero. Positive.
-        momentum: the weight of the OLD average, in [0, 1]; PyTorch's is the weight of the new value, 1 - momentum.
-            The attribute `layer.momentum`, which PyTorch's tools read and set, is PyTorch's: 0.9 here is 0.1 there.
+        eps, momentum: as for `batch_norm`; but the attribute `layer.momentum`, which PyTorch's tools read and set, is
+            PyTorch's, the weight of the new value.
 
     Raises:
-        ValueError: an argument or an input is out of range or of the wrong shape; see `batch_norm`.
-        TypeError: an argument is of the wrong kind; an input is not a tensor or its dtype is not the layer's.
-
-    Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
+        ValueError: an argument or an input is out of range, or of the wrong shape or device; see `batch_norm`.
 
     >>> layer = BatchNorm(6, num_dims=4)
     >>> Y = layer(torch.randn(8, 6, 5, 5))
@@ -121,8 +117,8 @@ class BatchNorm(_BatchNorm):
         super().__init__(num_features, eps, 1 - momentum)
         self.num_dims = num_dims
 
-    def state(self, X: Tensor) -> dict[str, Tensor]:
-        """What `batch_norm` takes besides X; an error that names X if it does not fit the layer."""
+    def check(self, X: Tensor, is_training: bool) -> None:
+        """Raise an error that names X unless it fits the layer."""
         if X.dim() != self.num_dims:
             raise ValueError(f"X: expected {self.num_dims} dimensions, got shape {tuple(X.shape)}")
         if X.shape[1] != self.num_features:
@@ -130,10 +126,7 @@ class BatchNorm(_BatchNorm):
         if X.device != self.weight.device:
             raise ValueError(f"X: expected the layer's device {self.weight.device}, got {X.device}")
         check_dtype("X", X, self.weight.dtype)
-        state = dict(gamma=self.weight, beta=self.bias)
-        if self.running_mean is not None:
-            state |= dict(moving_mean=self.running_mean, moving_var=self.running_var)
-        return state
+        check_batch(X, is_training)
 
     def forward(self, X: Tensor) -> Tensor:
         if not isinstance(X, Tensor):
@@ -142,24 +135,34 @@ class BatchNorm(_BatchNorm):
             return self.forward(X.float()).to(X.dtype)
         # Without averages, as torch.func.replace_all_batch_norm_modules_ leaves it, each batch is normalised by itself.
         is_training = self.training or self.running_mean is None
-        check_batch(is_training, X, self.state(X))
+        self.check(X, is_training)
         if not is_training:
             tensors = X, self.running_mean, self.running_var, self.weight, self.bias
             return normalised(*map(at_least_float32, tensors), self.eps).to(X.dtype)
         # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
         # work in place on a Function's output that is a view.
         x = X.reshape(*X.shape[:2], -1)
-        normalise = _Normalise.apply if _only_backward_may_follow() else _normalise
+        # torch.compile, torch.jit.trace and torch.func need the formula itself. So does forward mode: nested, it takes
+        # a Function's `jvp` for a constant (PyTorch's issue 197867).
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        by_formula = recorded or _is_transformed() or forward_ad._current_level >= 0
+        normalise = _normalise if by_formula else _Normalise.apply
         y, mean, var, *_ = normalise(*map(at_least_float32, (x, self.weight, self.bias)), self.eps)
         self.move_averages(mean, var, x.shape[0] * x.shape[2])
         return y.view(X.shape).to(X.dtype)
 
+    @torch.no_grad()
     def move_averages(self, mean: Tensor, var: Tensor, n: float | Tensor) -> None:
         """Move the averages, if there are any, to a batch's mean and biased variance over n values a feature."""
-        if self.running_mean is not None:
-            move = _MoveInTransforms.apply if _is_transformed() else _move
-            averages = self.running_mean, self.running_var, self.num_batches_tracked
-            move(mean.detach(), var.detach(), n, *averages, self.momentum)
+        if self.running_mean is None:
+            return
+        # PyTorch's momentum is the weight of the new value; None, as `update_bn` sets it, weighs all batches alike.
+        weight = 1 / (1 + int(self.num_batches_tracked)) if self.momentum is None else self.momentum
+        write = _Write.apply if _is_transformed() else _Write.forward
+        # The averages first: under vmap they are refused, and then nothing has moved. detach() is for forward mode.
+        for average, new in ((self.running_mean, mean), (self.running_var, var * (n / (n - 1)))):
+            write(average, average.lerp(new.detach().to(average.dtype), weight))  # (1 - weight) average + weight new
+        write(self.num_batches_tracked, self.num_batches_tracked + 1)
 
     def extra_repr(self) -> str:
         momentum = "cumulative" if self.momentum is None else f"{1 - self.momentum:g}"
@@ -168,9 +171,9 @@ class BatchNorm(_BatchNorm):
 
 def _normalise(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, ...]:
     """`batch_norm` in training, for x of shape (m, c, n): y, mean, variance, and what the backward pass needs."""
-    mean = mean_of(x)
+    mean = _mean(x)
     centred = x - mean[:, None]
-    var = mean_of(centred.square())
+    var = _mean(centred.square())
     rstd = torch.rsqrt(var + eps)
     y = torch.addcmul(beta[:, None], centred, (gamma * rstd)[:, None])
     return y, mean, var, centred, rstd
@@ -191,70 +194,32 @@ class _Normalise(torch.autograd.Function):
         return y, mean, var, centred, rstd
 
     @staticmethod
-    def backward(
-        ctx, dy: Tensor | None, _mean: None, _var: None, dcentred: Tensor | None, drstd: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx, *grads: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None]:
+        dy, _, _, dcentred, drstd = grads
         centred, rstd, gamma = ctx.saved_tensors
         n = centred.shape[0] * centred.shape[2]
         dy = torch.zeros_like(centred) if dy is None else dy
-        mean_dy = mean_of(dy)
-        mean_dy_x_hat = mean_of(dy * centred) * rstd
+        mean_dy = _mean(dy)
+        mean_dy_x_hat = _mean(dy * centred) * rstd
         scale = gamma * rstd
         # dx = scale (dy - mean(dy) - x_hat mean(dy x_hat)), with x_hat = rstd centred
         dx = torch.addcmul((-scale * mean_dy)[:, None], centred, (-scale * rstd * mean_dy_x_hat)[:, None])
         dx.addcmul_(dy, scale[:, None])
         if dcentred is not None:  # these two only for a second derivative
-            dx = dx + dcentred - mean_of(dcentred)[:, None]
+            dx = dx + dcentred - _mean(dcentred)[:, None]
         if drstd is not None:
             dx = dx - (rstd**3 * drstd / n)[:, None] * centred
         return dx, n * mean_dy_x_hat, n * mean_dy, None
 
 
-def _only_backward_may_follow() -> bool:
-    """Whether nothing but autograd's backward pass can follow, so that a Function may replace the formula.
-
-    torch.compile, torch.jit.trace and torch.func read the formula itself. So must forward mode: nested, it takes a
-    Function's `jvp` for a constant (PyTorch's issue 197867).
-    """
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not (recorded or _is_transformed() or forward_ad._current_level >= 0)
-
-
-def _is_transformed() -> bool:
-    """Whether torch.func differentiates, or maps over, what is computed now."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-
-
-@torch.no_grad()
-def _move(
-    mean: Tensor,
-    var: Tensor,
-    n: float | Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    num_batches_tracked: Tensor,
-    momentum: float | None,
-) -> None:
-    """Move the averages in place.
-
-    Here `momentum` is PyTorch's, the weight of the NEW value; None, which PyTorch's `update_bn` sets for a while,
-    weighs all batches equally.
-    """
-    # The averages first: under vmap they are refused, and then nothing has moved.
-    weight = 1 / (1 + int(num_batches_tracked)) if momentum is None else momentum
-    running_mean.lerp_(mean.to(running_mean.dtype), weight)  # lerp_(b, w) is (1 - w) a + w b, in place
-    running_var.lerp_((var * (n / (n - 1))).to(running_var.dtype), weight)
-    num_batches_tracked += 1
-
-
-class _MoveInTransforms(torch.autograd.Function):
-    """`_move` where torch.func looks on: it lets nothing but a Function write to a layer's averages."""
+class _Write(torch.autograd.Function):
+    """Write a value into an average. A Function, because torch.func lets nothing else write to a layer's averages."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*args: Tensor | float | None) -> Tensor:
-        _move(*args)
+    def forward(average: Tensor, value: Tensor) -> Tensor:
+        average.copy_(value)
         return torch.zeros(())
 
     @staticmethod
@@ -262,7 +227,12 @@ class _MoveInTransforms(torch.autograd.Function):
         ctx.mark_non_differentiable(output)
 
 
-def mean_of(x: Tensor) -> Tensor:
+def _is_transformed() -> bool:
+    """Whether torch.func differentiates, or maps over, what is computed now."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def _mean(x: Tensor) -> Tensor:
     """Average (m, c, n) to (c,): the contiguous dimension first, which is several times faster than both at once."""
     return x.mean((0, 2)) if x.shape[2] == 1 else x.mean(2).mean(0)
 
@@ -272,7 +242,7 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def check_batch(is_training: bool, X: Tensor, state: dict[str, Tensor]) -> None:
+def check_batch(X: Tensor, is_training: bool, **state: Tensor) -> None:
     """Raise an error that names the argument, unless X is a batch and each tensor of `state` has a number a feature."""
     shape = tuple(X.shape)
     if X.dim() not in (2, 4):
@@ -307,21 +277,20 @@ def lenet(
     >>> sum(p.numel() for p in lenet().parameters())
     44426
     """
-
     if norm is not None:
         check_function("norm", norm)
     check_function("activation", activation)
 
-    def normalised(layer: nn.Module, num_features: int, num_dims: int) -> list[nn.Module]:
+    def activated(layer: nn.Module, num_features: int, num_dims: int) -> list[nn.Module]:
         return [layer, *([norm(num_features, num_dims)] if norm else []), activation()]
 
     return nn.Sequential(
-        *normalised(nn.Conv2d(1, 6, 5), 6, 4),
+        *activated(nn.Conv2d(1, 6, 5), 6, 4),
         nn.AvgPool2d(2),
-        *normalised(nn.Conv2d(6, 16, 5), 16, 4),
+        *activated(nn.Conv2d(6, 16, 5), 16, 4),
         nn.AvgPool2d(2),
         nn.Flatten(),
-        *normalised(nn.Linear(256, 120), 120, 2),
-        *normalised(nn.Linear(120, 84), 84, 2),
+        *activated(nn.Linear(256, 120), 120, 2),
+        *activated(nn.Linear(120, 84), 84, 2),
         nn.Linear(84, 10),
     )

@@ -1,15 +1,17 @@
 """Dense networks: the block whose layers see all earlier outputs, its lean twin, and the nets that the lesson trains.
 
+All raise the errors that residual blocks and nets raise, which `lessons_lib.resnet` lists.
+
 Sources: G. Huang, Z. Liu, L. van der Maaten and K. Weinberger, "Densely Connected Convolutional Networks", 2016,
 arXiv:1608.06993 (block: equation (2) and section 3; nets: table 1); G. Pleiss and others, "Memory-Efficient
 Implementation of DenseNets", 2017, arXiv:1707.06990 (the lean block).
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.fx import wrap
 from torch.utils.checkpoint import checkpoint
 
@@ -35,11 +37,6 @@ class DenseBlock(nn.Module):
             gradients, running averages and the names in the `state_dict` stay the same. Compiled by `torch.compile`,
             the block is the plain one: what to keep is then the compiler's choice.
 
-    Raises:
-        TypeError: a size is not an int, or bottleneck or lean not a bool; an input is not a tensor, or its dtype is not
-            the weights'.
-        ValueError: a size is below 1; an input has not the shape (m, in_channels, h, w), or is on another device.
-
     Source: Huang and others 2016, equation (2) and section 3; lean: Pleiss and others 2017, section 3.
 
     >>> DenseBlock(2, in_channels=3, growth_rate=10)(torch.zeros(4, 3, 8, 8)).shape
@@ -56,23 +53,17 @@ class DenseBlock(nn.Module):
         self.out_channels = in_channels + num_layers * growth_rate
         self.f = nn.ModuleList()
         for width in range(in_channels, self.out_channels, growth_rate):
-            layers = []
-            if bottleneck:
-                layers = bn_relu_conv(width, 4 * growth_rate, 1)
-                width = 4 * growth_rate
-            self.f.append(nn.Sequential(*layers, *bn_relu_conv(width, growth_rate, 3)))
+            inner = 4 * growth_rate if bottleneck else width
+            first = bn_relu_conv(width, inner, 1) if bottleneck else []
+            self.f.append(nn.Sequential(*first, *bn_relu_conv(inner, growth_rate, 3)))
 
     def forward(self, X: Tensor) -> Tensor:
         check_images(X, self.in_channels, next(self.parameters()))
-        if self.lean and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return self._lean_forward(X)
-        for f in self.f:
-            X = torch.cat((X, f(X)), 1)
-        return X
-
-    def _lean_forward(self, X: Tensor) -> Tensor:
-        """The same with a list of parts: joined as one X, each part would be kept once for every later layer."""
-        parts = [X]
+        if not self.lean or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            for f in self.f:
+                X = torch.cat((X, f(X)), 1)
+            return X
+        parts = [X]  # joined as one X, each part would be kept once for every later layer
         for f in self.f:
             parts.append(_recomputed(f, parts))
         return torch.cat(parts, 1)
@@ -80,39 +71,17 @@ class DenseBlock(nn.Module):
 
 def _recomputed(f: nn.Module, parts: Sequence[Tensor]) -> Tensor:
     """f of the joined parts. For the backward pass only the parts are kept: there the rest is computed again."""
+    again = False
 
     def join_and_apply(*parts: Tensor) -> Tensor:
-        return f(torch.cat(parts, 1))
+        nonlocal again
+        # Computed again, f moves copies of its averages: otherwise each batch would count twice.
+        averages = {name: value.clone() for name, value in f.named_buffers() if again}
+        again = True
+        return functional_call(f, averages, torch.cat(parts, 1))
 
-    # Stops before the last convolution: the backward pass needs its input, not its output.
-    return checkpoint(
-        join_and_apply,
-        *parts,
-        use_reentrant=False,
-        preserve_rng_state=False,  # nothing in f is random
-        context_fn=lambda: (nullcontext(), _KeepAverages(f)),
-    )
-
-
-class _KeepAverages:
-    """In this context batch normalisation moves copies of its averages.
-
-    Computing a layer again would otherwise count each batch twice. A class, not a generator: the context is entered
-    once for each backward pass through a retained graph.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.layers = list(module.modules())
-
-    def __enter__(self) -> None:
-        self.kept = [layer._buffers for layer in self.layers]
-        for layer in self.layers:
-            layer._buffers = {name: None if value is None else value.clone() for name, value in layer._buffers.items()}
-
-    def __exit__(self, *_: object) -> None:
-        for layer, kept in zip(self.layers, self.kept, strict=True):
-            layer._buffers = kept
-        del self.kept
+    # Stops before the last convolution: the backward pass needs its input, not its output. Nothing in f is random.
+    return checkpoint(join_and_apply, *parts, use_reentrant=False, preserve_rng_state=False)
 
 
 class Transition(nn.Module):
@@ -122,10 +91,6 @@ class Transition(nn.Module):
 
     Args:
         in_channels, out_channels: c of the input (m, c, h, w) and of the output (m, out_channels, ⌊h / 2⌋, ⌊w / 2⌋).
-
-    Raises:
-        TypeError: an argument is not an int; an input is not a tensor, or its dtype is not the weights'.
-        ValueError: an argument is below 1; an input has not the shape (m, in_channels, h, w), or is on another device.
 
     Source: Huang and others 2016, section 3, "Pooling layers".
 
@@ -148,23 +113,17 @@ class DenseNet(Convolutional):
     """A dense net: stem, dense blocks with transitions between them, the mean over each map, one linear layer.
 
     Each transition halves the map and the channels (rounded down). The parts are children of these names: stem, pool
-    (if stem_stride is 4), block1, transition1, block2, …, norm, mean, fc.
+    (if stem_stride is 4), block1, transition1, block2, …, norm, mean, fc. Images must be so large that no map of one
+    pixel would be halved.
 
     Args:
         num_layers: of each block.
-        growth_rate: channels that each layer adds.
-        num_classes: scores an image.
-        in_channels: 1 for grey images, 3 for colour.
+        growth_rate, bottleneck, lean: of all blocks; see `DenseBlock`.
+        num_classes, in_channels, stem_stride: as for `ResNet`.
         stem_channels: channels that the first block sees.
-        stem_stride: by how much the image shrinks before the first block. 4, made for 224×224: a 7×7 convolution of
-            stride 2, and max-pooling. 1 or 2, for small images: one 3×3 convolution of this stride.
-        bottleneck, lean: of each block; see `DenseBlock`.
 
     Raises:
-        TypeError: num_layers is not a sequence, a size not an int, or bottleneck or lean not a bool; images are not a
-            tensor of the weights' dtype.
-        ValueError: there is no block, a size is below 1, or stem_stride another number; images have other channels, are
-            on another device, or are so small that a map of one pixel would be halved.
+        ValueError: also if there is no block, or stem_stride is not 1, 2 or 4.
 
     Source: Huang and others 2016, table 1; weights start as K. He and others 2015, arXiv:1502.01852.
 
@@ -185,14 +144,10 @@ class DenseNet(Convolutional):
         bottleneck: bool = False,
         lean: bool = False,
     ) -> None:
-        num_layers = [
-            as_int(f"num_layers[{i}]", number, 1) for i, number in enumerate(as_tuple("num_layers", num_layers, "ints"))
-        ]
+        num_layers = as_tuple("num_layers", num_layers, "ints")
         if not num_layers:
             raise ValueError(f"num_layers: expected at least one block's number, got {num_layers}")
-        # DenseBlock looks at the rest.
-        num_classes, in_channels = as_int("num_classes", num_classes, 1), as_int("in_channels", in_channels, 1)
-        stem_channels, stem_stride = as_int("stem_channels", stem_channels, 1), as_int("stem_stride", stem_stride, 1)
+        stem_channels, stem_stride = as_int("stem_channels", stem_channels, 1), as_int("stem_stride", stem_stride)
         super().__init__()
         self.add_stem(in_channels, stem_channels, stem_stride)
         # The stem rounds sizes up, a transition down: the first of t transitions must get 2^t pixels or more.
@@ -206,23 +161,11 @@ class DenseNet(Convolutional):
             self.add_module(f"block{i}", block)
             width = block.out_channels
         self.norm = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())  # nothing has activated the last block's output
-        self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.fc = nn.Linear(width, num_classes)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight)
+        self.add_head(width, num_classes, "fan_in")
 
 
 def densenet121(num_classes: int = 10, in_channels: int = 1) -> DenseNet:
-    """The paper's net for large images with 121 layers.
-
-    Args:
-        num_classes: scores an image.
-        in_channels: 1 for grey images, 3 for colour.
-
-    Raises:
-        ValueError: a size is below 1.
-        TypeError: a size is not an int.
+    """The paper's net for large images with 121 layers. Args: as for `DenseNet`.
 
     Source: Huang and others 2016, table 1.
 
@@ -233,9 +176,7 @@ def densenet121(num_classes: int = 10, in_channels: int = 1) -> DenseNet:
 
 
 def small_densenet(num_classes: int = 10, in_channels: int = 1, *, lean: bool = False) -> DenseNet:
-    """The net that the lesson trains on 28×28 images: 14 layers, fewer than 100,000 parameters.
-
-    Args, errors: as for `DenseNet`.
+    """The net that the lesson trains on 28×28 images: 14 layers, fewer than 100,000 parameters. Args: see `DenseNet`.
 
     >>> small_densenet()(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -244,10 +185,6 @@ def small_densenet(num_classes: int = 10, in_channels: int = 1, *, lean: bool = 
 
 
 def bn_relu_conv(in_channels: int, out_channels: int, kernel_size: int) -> list[nn.Module]:
-    """Batch normalisation, ReLU and a convolution without bias that keeps the size of a map (odd kernel_size).
-
-    >>> [type(layer).__name__ for layer in bn_relu_conv(8, 16, 3)]
-    ['BatchNorm2d', 'ReLU', 'Conv2d']
-    """
+    """Batch normalisation, ReLU and a convolution without bias that keeps the size of a map (odd kernel_size)."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     return [nn.BatchNorm2d(in_channels), nn.ReLU(), conv]

@@ -30,7 +30,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from lessons_lib.batch_norm import BatchNorm, at_least_float32, check_batch, normalised
+from lessons_lib.batch_norm import BatchNorm, at_least_float32, normalised
 from lessons_lib.checks import as_int
 from lessons_lib.training import check_net, from_all, join, place, replace, saved
 
@@ -161,7 +161,7 @@ class SyncBatchNorm(BatchNorm):
     def forward(self, X: Tensor) -> Tensor:
         if not self.training or place()[1] == 1 or not isinstance(X, Tensor) or X.dtype != self.weight.dtype:
             return super().forward(X)
-        check_batch(False, X, self.state(X))
+        self.check(X, is_training=False)
         rows = at_least_float32(X).transpose(0, 1).flatten(1)  # one row a feature, as in batch_norm
         n = _Sum.apply(rows.new_tensor(float(rows.shape[1])))
         mean = _Sum.apply(rows.sum(1)) / n

@@ -1,5 +1,9 @@
 """Residual networks: the block with a shortcut, its relatives, and the nets that the lesson trains.
 
+All raise a TypeError if an argument is of the wrong kind, and a ValueError if a size is below 1. Blocks and nets take
+images of shape (m, in_channels, h, w): they raise a TypeError for anything but a tensor of the weights' dtype, and a
+ValueError for another shape or device.
+
 Sources: K. He, X. Zhang, S. Ren and J. Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385
 (blocks: figures 2 and 5; nets: table 1 and section 4.2); the same, "Identity Mappings in Deep Residual Networks", 2016,
 arXiv:1603.05027 (figure 4e); S. Xie, R. Girshick, P. Dollár, Z. Tu and K. He, "Aggregated Residual Transformations for
@@ -26,10 +30,6 @@ class Residual(nn.Module):
     Args:
         in_channels, out_channels: c of the input (m, c, h, w) and of the output.
         stride: of the first convolution: the output has ⌈h / stride⌉ rows and ⌈w / stride⌉ columns.
-
-    Raises:
-        TypeError: an argument is not an int; an input is not a tensor, or its dtype is not the weights'.
-        ValueError: an argument is below 1; an input has not the shape (m, in_channels, h, w), or is on another device.
 
     Source: He and others 2015, figure 2 and equations (1) and (2).
 
@@ -71,7 +71,7 @@ class Plain(Residual):
 class Bottleneck(Residual):
     """A 1×1 convolution to a `shrink`th of the channels, a 3×3 one there, a 1×1 one back. As `Residual`.
 
-    Raises: also ValueError if out_channels is no multiple of shrink · groups.
+    Raises: also ValueError if out_channels is not a multiple of shrink · groups.
 
     Source: He and others 2015, figure 5. The stride is the 3×3 convolution's, as in Facebook's and in PyTorch's nets.
 
@@ -109,11 +109,8 @@ class PreActivation(Residual):
 
     Source: He and others 2016, figure 4e; where the shape changes, the shortcut is `Residual`'s.
 
-    >>> block = PreActivation(2, 2)
-    >>> _ = nn.init.zeros_(block.f[-1].weight)  # f = 0: the block is the identity, on negative numbers too
-    >>> X = torch.randn(1, 2, 4, 4)
-    >>> torch.equal(block(X), X)
-    True
+    >>> PreActivation(3, 6, stride=2)(torch.zeros(4, 3, 7, 7)).shape
+    torch.Size([4, 6, 4, 4])
     """
 
     @classmethod
@@ -129,17 +126,11 @@ class PreActivation(Residual):
 class Convolutional(nn.Module):
     """What residual and dense nets share: named parts, each of which computes on what the one before it returns.
 
-    A part can be replaced (net.stem[0] = nn.Conv2d(3, 64, 3), net.fc = nn.Identity()) or deleted (del net.pool).
-
-    `smallest`, the least height and width of an image, is set by the net: set it anew if a new part halves the map more
-    or less often.
+    A part can be replaced (net.stem[0] = nn.Conv2d(3, 64, 3), net.fc = nn.Identity()) or deleted (del net.pool). Set
+    `smallest`, the least height and width of an image, anew if a new part halves the map more or less often.
     """
 
     smallest: int
-
-    def __getitem__(self, idx: int | slice) -> nn.Module:
-        """A part, or several as a `Sequential`: net[:-1] computes features."""
-        return nn.Sequential(*self.children())[idx]
 
     @property
     def in_channels(self) -> int | None:
@@ -149,6 +140,7 @@ class Convolutional(nn.Module):
 
     def add_stem(self, in_channels: int, out_channels: int, stride: int) -> None:
         """Shrink the image by `stride`: 4 with a 7×7 convolution and max-pooling, 2 or 1 with a 3×3 convolution."""
+        in_channels = as_int("in_channels", in_channels, 1)
         if stride not in (1, 2, 4):
             raise ValueError(f"stem_stride: expected 1, 2 or 4, got {stride!r}")
         kernel_size, conv_stride = (7, 2) if stride == 4 else (3, stride)
@@ -156,8 +148,16 @@ class Convolutional(nn.Module):
         if stride == 4:
             self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
+    def add_head(self, width: int, num_classes: int, mode: str) -> None:
+        """Take the mean over each of `width` maps, and classify; let all convolutions start as He and others do."""
+        self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(width, as_int("num_classes", num_classes, 1))
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode=mode)
+
     def forward(self, X: Tensor) -> Tensor:
-        check_images(X, self.in_channels, next(self.parameters(), None), self.smallest)
+        check_images(X, self.in_channels, next(self.parameters()), self.smallest)
         for part in self.children():
             X = part(X)
         return X
@@ -167,7 +167,7 @@ class ResNet(Convolutional):
     """A residual net: stem, stages of blocks, the mean over each map, one linear layer.
 
     All stages but the first halve the map. The parts are children of these names: stem, pool (if stem_stride is 4),
-    stage1, stage2, …, mean, fc.
+    stage1, stage2, …, mean, fc. Images must be so large that no map of one pixel would be halved.
 
     Args:
         stages: for each stage (num_blocks, out_channels).
@@ -178,10 +178,7 @@ class ResNet(Convolutional):
             stride 2 with 64 channels, and max-pooling. 1 or 2, for small images: one 3×3 convolution of this stride.
 
     Raises:
-        TypeError: a size is not an int, a stage not a pair of them, or block not a function; images are not a tensor of
-            the weights' dtype.
-        ValueError: there is no stage, a size is below 1, or stem_stride another number; images have other channels, are
-            on another device, or are so small that a map of one pixel would be halved.
+        ValueError: also if there is no stage, or stem_stride is not 1, 2 or 4.
 
     Source: He and others 2015, table 1 and section 4.2; weights start as K. He and others 2015, arXiv:1502.01852.
 
@@ -199,52 +196,36 @@ class ResNet(Convolutional):
         *,
         stem_stride: int = 4,
     ) -> None:
-        stages = [_stage(i, stage) for i, stage in enumerate(as_tuple("stages", stages, "(num_blocks, out_channels)"))]
-        if not stages:
-            raise ValueError(f"stages: expected at least one (num_blocks, out_channels), got {stages}")
-        num_classes, in_channels = as_int("num_classes", num_classes, 1), as_int("in_channels", in_channels, 1)
-        stem_stride = as_int("stem_stride", stem_stride, 1)
+        pairs = []
+        for i, stage in enumerate(as_tuple("stages", stages, "(num_blocks, out_channels)")):
+            pairs.append([as_int(f"stages[{i}]", size, 1) for size in as_tuple(f"stages[{i}]", stage, "two ints")])
+            if len(pairs[i]) != 2:
+                raise ValueError(f"stages[{i}]: expected (num_blocks, out_channels), got {stage!r}")
+        if not pairs:
+            raise ValueError(f"stages: expected at least one (num_blocks, out_channels), got {stages!r}")
+        stem_stride = as_int("stem_stride", stem_stride)
         check_function("block", block)
         super().__init__()
-        self.smallest = stem_stride * 2 ** (len(stages) - 1) // 2 + 1
-        width = 64 if stem_stride == 4 else stages[0][1]
+        width = 64 if stem_stride == 4 else pairs[0][1]
         self.add_stem(in_channels, width, stem_stride)
-        for i, (num_blocks, out_channels) in enumerate(stages, start=1):
-            strides = [1 if i == 1 else 2] + [1] * (num_blocks - 1)
-            blocks = []
-            for stride in strides:
-                blocks.append(block(width, out_channels, stride))
-                width = out_channels
+        self.smallest = stem_stride * 2 ** (len(pairs) - 1) // 2 + 1
+        for i, (num_blocks, out_channels) in enumerate(pairs, start=1):
+            blocks = [block(width, out_channels, 1 if i == 1 else 2)]
+            blocks += [block(out_channels, out_channels, 1) for _ in range(num_blocks - 1)]
             self.add_module(f"stage{i}", nn.Sequential(*blocks))
-        self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            width = out_channels
+        self.add_head(width, num_classes, "fan_out")
         if isinstance(blocks[-1], PreActivation):  # nothing has activated the last sum
             self.mean = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), *self.mean)
-        self.fc = nn.Linear(width, num_classes)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-LAYOUTS = {
-    18: (Residual, (2, 2, 2, 2)),
-    34: (Residual, (3, 4, 6, 3)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-    101: (Bottleneck, (3, 4, 23, 3)),
-    152: (Bottleneck, (3, 8, 36, 3)),
-}
+NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def resnet(depth: int, num_classes: int = 10, in_channels: int = 1) -> ResNet:
-    """The paper's net for large images with `depth` layers: 18, 34, 50, 101 or 152.
+    """The paper's net for large images with `depth` layers: 18, 34, 50, 101 or 152, shortcuts not counted.
 
-    Args:
-        depth: layers with weights, shortcuts not counted.
-        num_classes: scores an image.
-        in_channels: 1 for grey images, 3 for colour.
-
-    Raises:
-        ValueError: the paper has no net of this depth; a size is below 1.
-        TypeError: a size is not an int.
+    Args: as for `ResNet`. A ValueError says for which depths the paper has a net.
 
     Source: He and others 2015, table 1.
 
@@ -252,11 +233,11 @@ def resnet(depth: int, num_classes: int = 10, in_channels: int = 1) -> ResNet:
     25557032
     """
     depth = as_int("depth", depth, 1)
-    if depth not in LAYOUTS:
-        raise ValueError(f"depth: expected one of {', '.join(map(str, LAYOUTS))}, got {depth!r}")
-    block, num_blocks = LAYOUTS[depth]
-    widths = [64, 128, 256, 512] if block is Residual else [256, 512, 1024, 2048]
-    return ResNet(list(zip(num_blocks, widths, strict=True)), num_classes, in_channels, block)
+    if depth not in NUM_BLOCKS:
+        raise ValueError(f"depth: expected one of {', '.join(map(str, NUM_BLOCKS))}, got {depth!r}")
+    block, width = (Residual, 64) if depth < 50 else (Bottleneck, 256)
+    stages = [(num_blocks, width * 2**i) for i, num_blocks in enumerate(NUM_BLOCKS[depth])]
+    return ResNet(stages, num_classes, in_channels, block)
 
 
 def resnet18(num_classes: int = 10, in_channels: int = 1) -> ResNet:
@@ -278,37 +259,22 @@ def small_resnet(num_classes: int = 10, in_channels: int = 1) -> ResNet:
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """A convolution that keeps the size of a map, or divides it by the stride, and its batch normalisation.
-
-    >>> [type(layer).__name__ for layer in conv_bn(8, 16, 3)]
-    ['Conv2d', 'BatchNorm2d']
-    """
+    """A convolution that keeps the size of a map, or divides it by the stride, and its batch normalisation."""
     padding = kernel_size // 2
     # No bias: batch normalisation would take it out again.
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(out_channels)]
 
 
-def check_images(X: Tensor, in_channels: int | None, weight: Tensor | None, smallest: int = 0) -> None:
-    """Raise a TypeError or ValueError unless X has the shape (m, in_channels, h, w), and the weight's dtype and device.
-
-    >>> check_images(torch.zeros(2, 3, 8, 8), in_channels=3, weight=torch.zeros(1))
-    """
+def check_images(X: Tensor, in_channels: int | None, weight: Tensor, smallest: int = 0) -> None:
+    """Raise an error unless X has the shape (m, in_channels, h, w), and the weight's dtype and device."""
     if not isinstance(X, Tensor):
         raise TypeError(f"X: expected a tensor, got {type(X).__name__}")
     if X.dim() != 4 or X.shape[1] != (in_channels or X.shape[1]):
         raise ValueError(f"X: expected shape (m, {in_channels or 'c'}, h, w), got {tuple(X.shape)}")
     if min(X.shape[2:]) < smallest:
         raise ValueError(f"X: expected images of {smallest}×{smallest} or more, got {tuple(X.shape)}")
-    if weight is not None and X.device != weight.device:
+    if X.device != weight.device:
         raise ValueError(f"X: expected the weights' device {weight.device}, got {X.device}")
-    if weight is not None and X.dtype != weight.dtype and not torch.is_autocast_enabled(X.device.type):
+    if X.dtype != weight.dtype and not torch.is_autocast_enabled(X.device.type):
         raise TypeError(f"X: expected the weights' dtype {weight.dtype}, got {X.dtype}")
-
-
-def _stage(i: int, stage: Sequence[int]) -> tuple[int, int]:
-    """The sizes of stage i, checked."""
-    sizes = as_tuple(f"stages[{i}]", stage, "two ints")
-    if len(sizes) != 2:
-        raise ValueError(f"stages[{i}]: expected (num_blocks, out_channels), got {stage!r}")
-    return as_int(f"stages[{i}], num_blocks", sizes[0], 1), as_int(f"stages[{i}], out_channels", sizes[1], 1)

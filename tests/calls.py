@@ -51,11 +51,18 @@ def trained(**arguments: object) -> list[float]:
         return training.train(nn.Linear(3, 2), SET, **arguments).loss
 
 
+def on_meta(**arguments: int) -> int:
+    """How many parameters the paper's net has: on the meta device they cost nothing."""
+    with torch.device("meta"):
+        return training.num_parameters(resnet.resnet(**arguments))
+
+
 # A call that works of each public function: its arguments are what the doors change.
 CALLS: dict[str, tuple[Callable, dict[str, object]]] = {
     "batch_norm.batch_norm": (batch_norm.batch_norm, dict(is_training=True, **BATCH)),
     "batch_norm.batch_norm, predicting": (batch_norm.batch_norm, dict(is_training=False, **BATCH)),
     "batch_norm.BatchNorm": (batch_norm.BatchNorm, dict(num_features=3, num_dims=2, eps=0.5, momentum=0.75)),
+    "batch_norm.lenet": (batch_norm.lenet, dict(norm=batch_norm.BatchNorm, activation=nn.ReLU)),
     "minibatch.SyncBatchNorm": (minibatch.SyncBatchNorm, dict(num_features=3, num_dims=2, eps=0.5, momentum=0.75)),
     "convexity.jensen_gap": (
         convexity.jensen_gap,
@@ -120,18 +127,20 @@ CALLS: dict[str, tuple[Callable, dict[str, object]]] = {
     "resnet.Plain": (resnet.Plain, dict(in_channels=3, out_channels=4, stride=2)),
     "resnet.Bottleneck": (resnet.Bottleneck, dict(in_channels=3, out_channels=4, stride=2)),
     "resnet.PreActivation": (resnet.PreActivation, dict(in_channels=3, out_channels=4, stride=2)),
+    "resnet.ResNeXt": (resnet.ResNeXt, dict(in_channels=3, out_channels=64, stride=2)),
     "resnet.ResNet": (
-        lambda **arguments: resnet.ResNet([(1, 4)], **arguments),
-        dict(num_classes=3, in_channels=3, stem_stride=2),
+        resnet.ResNet,
+        dict(stages=[(1, 4)], num_classes=3, in_channels=3, block=resnet.Residual, stem_stride=2),
     ),
+    "resnet.resnet": (on_meta, dict(depth=18, num_classes=3, in_channels=3)),
     "densenet.DenseBlock": (
         densenet.DenseBlock,
         dict(num_layers=2, in_channels=3, growth_rate=2, bottleneck=True, lean=True),
     ),
     "densenet.Transition": (densenet.Transition, dict(in_channels=3, out_channels=2)),
     "densenet.DenseNet": (
-        lambda **arguments: densenet.DenseNet((1, 1), **arguments),
-        dict(growth_rate=2, num_classes=3, in_channels=3, stem_channels=4, stem_stride=1, bottleneck=True),
+        densenet.DenseNet,
+        dict(num_layers=(1, 1), growth_rate=2, num_classes=3, in_channels=3, stem_channels=4, stem_stride=1, lean=True),
     ),
     "training.train": (
         trained,

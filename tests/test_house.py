@@ -33,6 +33,7 @@ LISTED = re.findall(r"file: book/(\w+)$", (ROOT / "_toc.yml").read_text(), re.M)
 NOTEBOOKS = [stem for stem in LISTED if (ROOT / f"book/{stem}.ipynb").exists()]
 LESSONS = [stem for stem in NOTEBOOKS if stem != "benchmarks"]  # which teaches no module
 MODULES = dict(optimization="objectives", minibatch_sgd="minibatch")  # modules that bear another name
+TESTS = dict(resnet="nets", densenet="nets")  # and tests
 CHINESE = r"[\u4e00-\u9fff]+"
 
 
@@ -61,7 +62,7 @@ def test_every_notebook_is_in_the_table_of_contents() -> None:
 def test_one_stem_a_lesson(stem: str) -> None:
     module = MODULES.get(stem, stem)
     assert (ROOT / f"lessons_lib/{module}.py").exists()
-    assert (ROOT / f"tests/test_{module}.py").exists()
+    assert (ROOT / f"tests/test_{TESTS.get(module, module)}.py").exists()
 
 
 @pytest.mark.parametrize("stem", LESSONS)
