@@ -495,8 +495,8 @@ ELSEWHERE = {  # public, and where it meets its doors
     "minibatch": "torchrun average_gradients: tests/test_minibatch.py",
     "resnet": "ResNeXt: a Bottleneck; Convolutional: ResNet is one; resnet resnet18 small_resnet: ResNet, by depth; "
     "conv_bn check_images: parts of it",
-    "training": "History Memory: records; evaluate eval_mode num_parameters check_net default_dtype place join replace "
-    "saved from_all: tests/test_training.py",
+    "training": "History Memory: records; evaluate eval_mode num_parameters check_net default_dtype: "
+    "tests/test_training.py",
 }
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nbformat import NotebookNode, v4
 
+from lessons_lib.files import write_whole
 from tools import notebooks
-from tools.files import write_whole
 from tools.notebooks import ROOT, read
 
 MODULE = '''"""{title}: what it holds, in one sentence.
