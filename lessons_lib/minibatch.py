@@ -185,13 +185,11 @@ def _until_all_have_ended(command: list[str], environment: dict[str, str]) -> tu
 def _account(folder: Path, stderr: str) -> str:
     """Which processes failed, and how: those that were killed, in torchrun's words, then the others in their own, the
     earliest first. Those that torchrun has ended for that, by SIGTERM, did not fail."""
-    exits = re.findall(
-        r"rank +: (\d+) .*\n +exitcode +: (-?\d+) \(pid: (\d+)\)\n.*\n +traceback : (Signal .*\))?", stderr
-    )
+    row = r"rank +: (\d+) .*\n +exitcode +: (-?\d+) \(pid: (\d+)\).*\n.*\n +traceback : (Signal .*\))?"
     errors = sorted(folder.glob("*.error"), key=lambda path: path.stat().st_mtime)
     lines = [
         f"process {rank} (pid: {pid}): {killed or f'exit code {code}'}"
-        for rank, code, pid, killed in exits
+        for rank, code, pid, killed in re.findall(row, stderr)
         if code != "-15" and not Path(folder, f"{rank}.error").exists()
     ]
     return "\n".join(lines + [path.read_text("utf-8").strip() for path in errors])
