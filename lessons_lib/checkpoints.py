@@ -41,7 +41,7 @@ class Checkpoint:
             check_same("train", "arguments", [f"{name} {value}" for name, value in self.settings.items()])
 
     def restore(self, schedule: Callable[[int], float], num_steps: int) -> None:
-        """Put all back as the file has it, if there is one. Damaged, or of another run, it changes nothing and raises."""
+        """Put all back as the file has it, if there is one. If it is not this run's, change nothing and raise."""
         if self.path is None or not self.path.exists():
             return
         data = io.BytesIO(self.path.read_bytes())

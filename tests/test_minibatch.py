@@ -1,6 +1,6 @@
-"""Several processes take the steps of one, batch normalisation included; torchrun leaves none behind and says who failed.
+"""Several processes take the steps of one, batch normalisation included; torchrun leaves none and says who failed.
 
-Functions that torchrun gets stand for themselves, as in a notebook. What does not need torchrun runs in forked processes.
+What torchrun gets stands for itself, as in a notebook. What does not need torchrun runs in forked processes.
 """
 
 import os
@@ -212,7 +212,7 @@ def test_gradients_that_do_not_correspond_are_refused_in_every_process() -> None
 
 
 def refusals() -> list[str]:
-    """What the layer and the loop say in a group to inputs that they cannot take, and to other inputs in one process."""
+    """What the layer and the loop say to inputs that they cannot take, and to other inputs in one process."""
     examples = [TensorDataset(torch.zeros(9, 6) + k, torch.zeros(9, dtype=torch.long)) for k in range(2)]
     arguments = dict(train_set=examples[0], net=nn.Linear(6, 2), batch_size=7, seed=0)
     other = dict(train_set=examples[1], test_set=examples[0], net=nn.Linear(6, 3), batch_size=6, seed=1)
@@ -386,7 +386,7 @@ def test_who_was_killed_comes_first_then_who_failed_first(launch: Callable) -> N
     ):
         said = "".join(
             f"[{rank}]:\n  time      : 2026-11-28\n  rank      : {rank} (local_rank: {rank})\n"
-            f"  exitcode  : {end} (pid: 7{rank})\n  error_file: <N/A>\n  traceback : {how}\n"
+            f"  exitcode  : {end} (pid: 7{rank})  (word)\n  error_file: <N/A>\n  traceback : {how}\n"
             for rank, end, how in ((0, 1, hint), (1, 1, hint), (2, code, traceback))
         )
         with pytest.raises(RuntimeError) as error:
