@@ -110,7 +110,6 @@ def parser() -> argparse.ArgumentParser:
     add, default = run.add_argument, "(default: %(default)s)"
     add("net", choices=NETS, help="which net")
     add("--full", action="store_true", help="all 60,000 images, not the bundled 10,000")
-    add("--examples", type=int, metavar="N", help="only the first N training images")
     add("--hold-out", type=int, metavar="N", help="test on the last N training images, and do not train on them")
     add("--shift", type=int, default=1, metavar="PX", help=f"move each image by up to PX pixels {default}")
     add("--epochs", type=int, metavar="N", help="passes over the data (default: the net's)")
@@ -119,7 +118,6 @@ def parser() -> argparse.ArgumentParser:
     add("--weight-decay", type=float, default=5e-4, metavar="X", help=f"the pull towards 0 {default}")
     add("--seed", type=int, default=0, help=f"fixes all that is random {default}")
     add("--fast", action="store_true", help="multiply in bfloat16, and keep the channels of a pixel together in memory")
-    add("--threads", type=int, metavar="N", help="threads of each process (default: PyTorch's)")
     add("--out", metavar="DIR", help="the folder for the results (default: runs/NET)")
     add("--resume", action="store_true", help="go on from the last whole epoch of the run in --out, if there is one")
     return main
@@ -128,13 +126,10 @@ def parser() -> argparse.ArgumentParser:
 def data_sets(options: argparse.Namespace) -> tuple[TensorDataset, TensorDataset]:
     """What to train on and what to test on."""
     train_set, test_set = (fashion_mnist(split, full=options.full) for split in ("train", "test"))
-    count = len(train_set)
-    if options.hold_out is not None:
-        count -= as_int("--hold-out", options.hold_out, 1, count - 1)
-        test_set = TensorDataset(*(t[count:] for t in train_set.tensors))
-    if options.examples is not None:
-        count = as_int("--examples", options.examples, 1, count)
-    return TensorDataset(*(t[:count] for t in train_set.tensors)), test_set
+    if options.hold_out is None:
+        return train_set, test_set
+    kept = len(train_set) - as_int("--hold-out", options.hold_out, 1, len(train_set) - 1)
+    return TensorDataset(*(t[:kept] for t in train_set.tensors)), TensorDataset(*(t[kept:] for t in train_set.tensors))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -144,8 +139,6 @@ def run(options: argparse.Namespace) -> None:
     epochs = epochs if options.epochs is None else as_int("--epochs", options.epochs, 1)
     shift, seed = as_int("--shift", options.shift, 0, 28), as_int("--seed", options.seed, 0, 2**63 - 1)
     out = as_path("--out", options.out or f"runs/{options.net}")
-    if options.threads is not None:
-        torch.set_num_threads(as_int("--threads", options.threads, 1, 1024))
     train_set, test_set = data_sets(options)
     if not options.resume and out.exists() and any(file.suffix != ".part" for file in out.iterdir()):
         raise ValueError(f"--out: {out} contains a run or other files; --resume goes on with a run")

@@ -35,8 +35,7 @@ def join_process_group() -> None:
     if gpus:  # or all of them would send their messages through the first
         torch.cuda.set_device(distributed.get_node_local_rank())
     distributed.init_process_group("nccl" if gpus else "gloo")
-    if not gpus:
-        distributed.barrier()  # gloo fails where it still connects when another process already leaves
+    distributed.barrier()  # gloo fails where it still connects when another process already leaves
 
 
 def gather(value: object) -> list:

@@ -106,7 +106,7 @@ def train(
     run = Checkpoint(checkpoint, settings | sets, net, optimizer, order, history)
     silent = dict(disable=True) if rank else {}
     with _on_the_gpu(net) as device:
-        X, y = _tensors(train_set, device)
+        X, y = train_set.tensors[0].to(device), train_set.tensors[1].to(device, torch.int64)
         run.restore(schedule, num_steps)
         model = DistributedDataParallel(net) if size > 1 else net
         with tqdm(total=num_steps, initial=len(history.loss), desc=str(device), leave=False, **silent) as progress:
@@ -150,14 +150,14 @@ def evaluate(net: nn.Module, dataset: TensorDataset, batch_size: int = 1000) -> 
     """
     classes = _check_set("dataset", dataset, net)
     batch_size = as_int("batch_size", batch_size, 1)
-    X, y = _tensors(dataset, next(net.parameters(), dataset.tensors[0]).device)
+    device = next(net.parameters(), dataset.tensors[0]).device
     loss = correct = 0.0
     with eval_mode(net):
-        for images, labels in zip(X.split(batch_size), y.split(batch_size), strict=True):
-            scores = net(images)
+        for X, y in zip(*(t.to(device).split(batch_size) for t in dataset.tensors), strict=True):
+            scores = net(X)
             _check_scores(scores, dataset=classes)
-            loss += cross_entropy(scores, labels, reduction="sum").item()
-            correct += (scores.argmax(1) == labels).sum().item()
+            loss += cross_entropy(scores, y.long(), reduction="sum").item()
+            correct += (scores.argmax(1) == y).sum().item()
     return loss / len(dataset), correct / len(dataset)
 
 
@@ -286,11 +286,6 @@ def _empty(history: History | None) -> History:
     if history not in (None, History()):
         raise ValueError(f"history: expected an empty one, got one of {len(history.loss)} steps")
     return History() if history is None else history
-
-
-def _tensors(dataset: TensorDataset, device: torch.device) -> tuple[Tensor, Tensor]:
-    X, y = dataset.tensors
-    return X.to(device), y.to(device, torch.int64)
 
 
 @contextmanager

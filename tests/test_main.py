@@ -31,18 +31,24 @@ from tests.processes import SECONDS, context, in_processes
 
 ROOT = Path(__file__).parents[1]
 FILES = {"run.json", "net.pt", "checkpoint.pt"}
-fashion_mnist = lru_cache(data.fashion_mnist)  # nobody writes into it
+whole = lru_cache(data.fashion_mnist)  # nobody writes into it
+
+
+@lru_cache
+def first_images(split: str, full: bool = False) -> TensorDataset:
+    """Few are enough here."""
+    return TensorDataset(*(tensor[:300].clone() for tensor in whole(split).tensors))
 
 
 @pytest.fixture(autouse=True)
 def on_the_cpu_and_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(command_line, "fashion_mnist", fashion_mnist)
+    monkeypatch.setattr(command_line, "fashion_mnist", first_images)
     monkeypatch.setenv("TQDM_DISABLE", "1")
 
 
 def call(out: Path, *options: str, epochs: int = 2) -> list[str]:
-    return ["train", "lenet", "--examples", "300", "--epochs", str(epochs), "--out", str(out), *options]
+    return ["train", "lenet", "--epochs", str(epochs), "--out", str(out), *options]
 
 
 def trained(out: Path, *options: str, epochs: int = 2) -> dict[str, Tensor]:
@@ -68,14 +74,14 @@ def test_a_run_leaves_a_net_that_does_what_its_record_says(tmp_path: Path, capsy
     assert {path.name for path in out.iterdir()} == FILES
     net = NETS["lenet"][0]()
     net.load_state_dict(parameters)
-    loss, accuracy = evaluate(net, fashion_mnist("test"))
+    loss, accuracy = evaluate(net, first_images("test"))
     made = record(out)
     assert made["test_acc"][-1] == accuracy and made["test_loss"][-1] == pytest.approx(loss, abs=1e-6)
     assert len(made["loss"]) == 6 and len(made["test_acc"]) == len(made["seconds"]) == 2  # three steps an epoch
     assert made["lr"] == [SCHEDULES["triangle"](0.1, 6)(step) for step in range(6)]
     assert (made["parameters"], made["multiply_adds"], made["processes"]) == (44878, multiply_adds(net, 28), 1)
-    settings = dict(net="lenet", seed=0, examples=300, hold_out=None, full=False, shift=1, epochs=2, size=28, lr=0.1)
-    settings |= dict(schedule="triangle", weight_decay=5e-4, fast=False, threads=None)
+    settings = dict(net="lenet", seed=0, hold_out=None, full=False, shift=1, epochs=2, size=28, lr=0.1)
+    settings |= dict(schedule="triangle", weight_decay=5e-4, fast=False)
     assert settings.items() <= made["settings"].items()
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
@@ -102,55 +108,40 @@ def test_the_seed_decides_the_run_and_each_setting_changes_it(tmp_path: Path) ->
         assert not same(trained(tmp_path / str(i), *options.split(), epochs=1), usual), options
 
 
-@pytest.mark.parametrize(
-    ("options", "kept", "rest"),
-    [("", 10000, None), ("--hold-out 9999", 1, 1), ("--hold-out 10 --examples 20", 20, 9990)],
-)
-def test_held_out_images_are_tested_on_and_not_trained_on(options: str, kept: int, rest: int | None) -> None:
-    train_set, test_set = data_sets(parser().parse_args(["train", "lenet", *options.split()]))
-    whole = fashion_mnist("train").tensors
-    assert all(map(torch.equal, train_set.tensors, (t[:kept] for t in whole)))
-    tested = fashion_mnist("test").tensors if rest is None else [t[rest:] for t in whole]
-    assert all(map(torch.equal, test_set.tensors, tested))
+def test_held_out_images_are_tested_on_and_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_line, "fashion_mnist", lambda split, full: whole(split))
+    for held in (10, 9999):
+        sets = data_sets(parser().parse_args(["train", "lenet", "--hold-out", str(held)]))
+        assert [len(dataset) for dataset in sets] == [10000 - held, held]
+        both = [torch.cat(pair) for pair in zip(*(dataset.tensors for dataset in sets), strict=True)]
+        assert all(map(torch.equal, both, whole("train").tensors))
+    sets = data_sets(parser().parse_args(["train", "lenet"]))
+    assert sets == (whole("train"), whole("test"))
 
 
 def test_the_whole_set_is_asked_for_and_the_folder_is_the_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def whole(split: str, *, full: bool) -> TensorDataset:
+    def few(split: str, full: bool) -> TensorDataset:
         asked.append((split, full))
         return TensorDataset(torch.rand(40, 1, 28, 28), torch.arange(40) % 10)
 
-    monkeypatch.setattr(command_line, "fashion_mnist", whole)
+    asked: list[tuple[str, bool]] = []
+    monkeypatch.setattr(command_line, "fashion_mnist", few)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "lenet", "--full"]) == "batch_size: expected at most 40, got 128"
     assert asked == [("train", True), ("test", True)] and Path("runs/lenet").is_dir()
 
 
-def test_fast_and_threads_reach_the_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, threads = [], torch.get_num_threads()
+def test_fast_reaches_the_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
     monkeypatch.setattr(command_line, "train", lambda net, *_, **__: seen.append(net) or 1 / 0)
-    try:
-        with pytest.raises(ZeroDivisionError):
-            main(call(tmp_path / "run", "--threads", "3", "--fast"))
-        assert torch.get_num_threads() == 3 and "size=28, shift=1, bf16=True" in str(seen[0])
-    finally:
-        torch.set_num_threads(threads)
+    with pytest.raises(ZeroDivisionError):
+        main(call(tmp_path / "run", "--fast"))
+    assert "size=28, shift=1, bf16=True" in str(seen[0])
     images = [weight for weight in seen[0].parameters() if weight.dim() == 4]
     assert images and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in images)
 
 
 # Interrupted, killed, resumed
-
-
-def store(folder: Path) -> None:
-    """Put what a run of 300 images needs where a new process has it at once."""
-    for split, count in (("train", 300), ("test", None)):
-        torch.save([tensor[:count].clone() for tensor in fashion_mnist(split).tensors], folder / f"{split}.pt")
-
-
-def stored(folder: Path) -> Callable[..., TensorDataset]:
-    return lambda split, **_: TensorDataset(*torch.load(folder / f"{split}.pt"))
 
 
 def stops_at(step: int, how: Callable[[], object]) -> Callable[[float, int], Callable[[int], float]]:
@@ -164,29 +155,27 @@ def kill() -> None:
 
 def run_until(step: int, arguments: list[str], folder: Path) -> None:
     """The command line in a process that is killed at a step. What it prints lands in a file."""
-    command_line.fashion_mnist = stored(folder)
+    command_line.fashion_mnist = first_images
     SCHEDULES["triangle"] = stops_at(step, kill)
     with (folder / f"{step}.txt").open("w") as printed, redirect_stdout(printed):
         main(arguments)
 
 
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_parameters(tmp_path: Path) -> None:
-    expected = trained(tmp_path / "unbroken", "--threads", "1", epochs=4)
-    store(tmp_path)
-    out, printed = tmp_path / "killed", []
-    for step in (2, 7, 10):  # of twelve, three an epoch
-        arguments = call(out, "--threads", "1", "--resume", epochs=4)
-        process = context.Process(target=run_until, args=(step, arguments, tmp_path))
+    unbroken, out, printed = tmp_path / "unbroken", tmp_path / "killed", []
+    for folder, step in ((unbroken, 99), (out, 2), (out, 7), (out, 10), (out, 99)):  # of twelve, three an epoch
+        assert not (folder / "net.pt").exists()
+        process = context.Process(target=run_until, args=(step, call(folder, "--resume", epochs=4), tmp_path))
         process.start()
         process.join(SECONDS)
         process.kill()
-        assert process.exitcode == -signal.SIGKILL and not (out / "net.pt").exists()
+        assert process.exitcode == (0 if step == 99 else -signal.SIGKILL)
         printed += re.findall(r"epoch (\d)/4", (tmp_path / f"{step}.txt").read_text())
-    assert printed == ["1", "2", "3"]  # each is said at once
-    assert same(trained(out, "--threads", "1", "--resume", epochs=4), expected)
+    assert printed == list("12341234")  # each is said at once
     assert {path.name for path in out.iterdir()} == FILES
+    assert same(torch.load(out / "net.pt"), torch.load(unbroken / "net.pt"))
     for name in ("loss", "lr", "test_loss", "test_acc"):
-        assert record(out)[name] == record(tmp_path / "unbroken")[name]
+        assert record(out)[name] == record(unbroken)[name]
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,8 +200,7 @@ def test_what_is_there_is_left_alone_and_a_run_that_has_ended_gives_its_files_ag
         ("--lr 0.3", "is of a run with lr 0.2 at step 0, not 0.3"),
         ("--seed 1", "is of a run with seed 0, not 1"),
         ("--shift 2", "is of a run with net Prepared(size=28, shift=1, bf16=False), not Prepared(size=28, shift=2, "),
-        ("--examples 200", "is of a run with train_set of 300 examples"),
-        ("--hold-out 5", "is of a run with test_set of 2000 examples"),
+        ("--hold-out 5", "is of a run with train_set of 300 examples"),
     ):
         assert message in main(call(out, "--resume", *options.split(), epochs=1))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -235,9 +223,9 @@ def test_a_full_disk_is_said_in_a_sentence_and_the_run_can_go_on(name: str, tmp_
 # Several processes
 
 
-def said(arguments: list[str], folder: Path) -> str:
+def said(arguments: list[str]) -> str:
     """What the command line prints."""
-    command_line.fashion_mnist = stored(folder)
+    command_line.fashion_mnist = first_images
     with redirect_stdout(io.StringIO()) as printed:
         assert main(arguments) is None
     assert not torch.distributed.is_initialized()
@@ -246,12 +234,11 @@ def said(arguments: list[str], folder: Path) -> str:
 
 def test_two_processes_train_one_net(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    store(tmp_path)
-    one, other = in_processes(said, call(out, epochs=1), tmp_path, joined=False)
+    one, other = in_processes(said, call(out, epochs=1), joined=False)
     assert record(out)["processes"] == 2 and (len(one.splitlines()), other) == (1, "")
     net = NETS["lenet"][0]()
     net.load_state_dict(torch.load(out / "net.pt", weights_only=True))
-    assert [evaluate(net, fashion_mnist("test"))[1]] == record(out)["test_acc"]
+    assert [evaluate(net, first_images("test"))[1]] == record(out)["test_acc"]
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,13 +373,9 @@ def test_the_commands_of_the_record_are_still_commands() -> None:
         ("--seed 9223372036854775808", "--seed: expected at most 9223372036854775807, got 9223372036854775808"),
         ("--shift -1", "--shift: expected at least 0, got -1"),
         ("--shift 29", "--shift: expected at most 28, got 29"),
-        ("--threads 0", "--threads: expected at least 1, got 0"),
-        ("--threads 1025", "--threads: expected at most 1024, got 1025"),
         ("--hold-out 0", "--hold-out: expected at least 1, got 0"),
-        ("--hold-out 10000", "--hold-out: expected at most 9999, got 10000"),
-        ("--examples 0", "--examples: expected at least 1, got 0"),
-        ("--examples 10 --hold-out 9991", "--examples: expected at most 9, got 10"),
-        ("--examples 127", "batch_size: expected at most 127, got 128"),
+        ("--hold-out 300", "--hold-out: expected at most 299, got 300"),
+        ("--hold-out 173", "batch_size: expected at most 127, got 128"),
         ("--out ~nobody-at-all/run", "--out: expected a path, got '~nobody-at-all/run', and there is no such home"),
     ],
 )
@@ -405,7 +388,7 @@ def test_what_cannot_be_is_said_and_leaves_nothing_behind(options: str, message:
 @pytest.mark.parametrize(
     "arguments",
     ["", "train", "train alexnet", "train lenet --schedule linear"]
-    + [f"train lenet --{name} 1.5" for name in ("epochs", "shift", "threads", "examples", "hold-out", "seed")]
+    + [f"train lenet --{name} 1.5" for name in ("epochs", "shift", "hold-out", "seed")]
     + [f"train lenet --{name} x" for name in ("lr", "weight-decay")],
 )
 def test_what_cannot_be_read_ends_with_the_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:

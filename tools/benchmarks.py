@@ -5,6 +5,7 @@ cores, of which the training runs take most. A run that is whole in runs/ is not
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -115,19 +116,19 @@ def processes() -> Rows:
     for name in ("small_resnet", "fine_resnet"):
         for count, threads in ((1, 1), (1, 2), (2, 1)):
             with TemporaryDirectory() as folder:
-                options = f"train {name} --examples 3840 --epochs 3 --threads {threads} --out {folder}/run"
-                launch(options, count)
+                launch(f"train {name} --epochs 3 --out {folder}/run", count, OMP_NUM_THREADS=str(threads))
                 seconds = min(json.loads(Path(folder, "run/run.json").read_text("utf-8"))["seconds"])
-            yield dict(net=name, processes=count, threads=threads, images_per_second=3840 / seconds)
+            yield dict(net=name, processes=count, threads=threads, images_per_second=10_000 / seconds)
 
 
-def launch(options: str, count: int = 1) -> None:
+def launch(options: str, count: int = 1, **environment: str) -> None:
     start = (
         ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
         if count > 1
         else []
     )
-    subprocess.run([sys.executable, *start, "-m", "lessons_lib", *shlex.split(options)], check=True, cwd=ROOT)
+    command = [sys.executable, *start, "-m", "lessons_lib", *shlex.split(options)]
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | environment)
 
 
 def slopes() -> Rows:
