@@ -172,14 +172,12 @@ def test_strides_may_differ_rows_may_be_missing_and_what_nobody_has_stays_none()
 def other_gradients() -> list[str]:
     """What a process hears when the two have other gradients."""
     rank, said = distributed.get_rank(), []
-    for kind in ("layers", "number", "shape", "dtype", "sparse", "order"):
+    for kind in ("layers", "shape", "dtype", "sparse", "order"):
         net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
         net(torch.ones(1, 2)).sum().backward()
         match kind, rank:
             case "layers", _:
                 net[rank].zero_grad()
-            case "number", 1:
-                net = net[:1]
             case "shape", 1:
                 net[0].weight = nn.Parameter(torch.ones(4, 1))
                 net[0].weight.grad = torch.ones(4, 1)
@@ -202,7 +200,6 @@ def test_gradients_that_do_not_correspond_are_refused_in_every_process() -> None
     strided = "(2, 2), torch.float32, torch.strided"
     expected = [
         f"1.weight {strided} in process 0 and 0.weight {strided} in process 1",
-        f"1.weight {strided} in process 0 and no more in process 1",
         f"0.weight {strided} in process 0 and 0.weight (4, 1), torch.float32, torch.strided in process 1",
         f"0.weight {strided} in process 0 and 0.weight (2, 2), torch.float64, torch.strided in process 1",
         f"0.weight {strided} in process 0 and 0.weight (2, 2), torch.float32, torch.sparse_coo in process 1",
@@ -463,13 +460,6 @@ def test_a_killed_torchrun_is_an_error_too() -> None:
         torchrun(lose_torchrun, num_processes=1)
 
 
-def starts(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a shell script stand in for torchrun."""
-    (tmp_path / "python").write_text(f"#!/bin/sh\ncd '{tmp_path}'\n{program}")
-    (tmp_path / "python").chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-
-
 def test_an_interrupted_caller_leaves_no_process_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: subprocess.Popen) -> None:
         monkeypatch.undo()
@@ -477,8 +467,13 @@ def test_an_interrupted_caller_leaves_no_process_behind(tmp_path: Path, monkeypa
             time.sleep(0.01)
         signal.raise_signal(signal.SIGINT)
 
-    worker = "(cat; echo last words >ended) <&3 &"  # it, too, ends when its stdin does
-    starts(f"exec 3<&0\n{worker}\necho >started\nexec sleep 600", tmp_path, monkeypatch)
+    # A shell script stands in for torchrun. Its worker, too, ends when its stdin does.
+    script = (
+        f"#!/bin/sh\ncd '{tmp_path}'\nexec 3<&0\n(cat; echo last words >ended) <&3 &\necho >started\nexec sleep 600"
+    )
+    (tmp_path / "python").write_text(script)
+    (tmp_path / "python").chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background ignore it
     try:
@@ -487,9 +482,3 @@ def test_an_interrupted_caller_leaves_no_process_behind(tmp_path: Path, monkeypa
     finally:
         signal.signal(signal.SIGINT, before)
     assert (tmp_path / "ended").read_text() == "last words\n"
-
-
-def test_a_torchrun_that_cannot_start_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts("echo out of memory >&2\nexit 3", tmp_path, monkeypatch)
-    with pytest.raises(RuntimeError, match=r"^speak failed in .*:\ntorchrun ended with 3:\nout of memory$"):
-        torchrun(speak, "a", num_processes=1)
