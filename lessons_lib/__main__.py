@@ -100,13 +100,9 @@ def parser() -> argparse.ArgumentParser:
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("data", help="download the whole of Fashion-MNIST and check it")
     run = commands.add_parser("train", help="train a net, and keep what was measured")
-    run.description = (
-        "Train a net by SGD with momentum, 128 images a step; several processes together if torchrun starts them."
-    )
-    run.epilog = (
-        "Afterwards --out contains run.json (how the run was made, and what it measured), net.pt (the parameters, for "
-        "net.load_state_dict) and checkpoint.pt (for --resume)."
-    )
+    run.description = "Train a net by SGD with momentum, 128 images a step, in all processes that torchrun starts."
+    run.epilog = "Afterwards --out contains run.json (settings and measurements), net.pt (for net.load_state_dict) and "
+    run.epilog += "checkpoint.pt (for --resume)."
     add, default = run.add_argument, "(default: %(default)s)"
     add("net", choices=NETS, help="which net")
     add("--full", action="store_true", help="all 60,000 images, not the bundled 10,000")

@@ -67,16 +67,18 @@ class Checkpoint:
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.set_state(state["order"])
         vars(self.history).update(vars(done))
-        cpu, *gpu = state["generators"][rank_and_size()[0]]
+        cpu, gpu = state["generators"][rank_and_size()[0]]
         torch.set_rng_state(cpu)
-        if gpu and torch.cuda.is_available():
-            torch.cuda.set_rng_state(*gpu)
+        if gpu is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(gpu)
 
     def save(self) -> None:
         """Replace the file in one move. When this returns, in whatever process, the new one is there."""
         if self.path is None:
             return
-        generators = gather(_generators())
+        # Dropout and augmentation draw from PyTorch's global generators, of the CPU and of the GPU if there is one.
+        gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        generators = gather((torch.get_rng_state(), gpu))
         if rank_and_size()[0] == 0:
             state = dict(net=self.net.state_dict(), optimizer=self.optimizer.state_dict(), order=self.order.get_state())
             state |= dict(history=asdict(self.history), generators=generators)
@@ -113,8 +115,3 @@ def _structure(net: nn.Module) -> dict[str, str]:
         if isinstance(value, Tensor):
             lines[f"net.{name}"] = f"{tuple(value.shape)} {value.dtype}" + ", frozen" * (name in frozen)
     return lines
-
-
-def _generators() -> list[Tensor]:
-    """What dropout and augmentation draw from: PyTorch's global generators, on the CPU and on the GPU if any."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]

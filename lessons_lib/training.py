@@ -25,15 +25,13 @@ from lessons_lib.processes import mean_over_processes, rank_and_size
 
 @dataclass
 class History:
-    """What a training run measured."""
+    """What a training run measured. Histories that differ in seconds alone are equal."""
 
     loss: list[float] = field(default_factory=list)  # the training loss of each step, before that step
     lr: list[float] = field(default_factory=list)  # the learning rate of each step
     test_loss: list[float] = field(default_factory=list)  # on the test set, after each epoch
     test_acc: list[float] = field(default_factory=list)  # from 0 to 1, after each epoch
-    seconds: list[float] = field(
-        default_factory=list, compare=False
-    )  # of each epoch's steps; equal runs may differ in it
+    seconds: list[float] = field(default_factory=list, compare=False)  # of each epoch's steps
 
 
 @torch.inference_mode(False)  # gradients are recorded, wherever it is called
