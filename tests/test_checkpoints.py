@@ -67,7 +67,7 @@ def test_an_interrupted_run_ends_as_it_would_have(steps: list[int], tmp_path: Pa
 def test_a_run_that_has_ended_takes_no_step_and_may_go_on_for_more_epochs(tmp_path: Path) -> None:
     path, net = tmp_path / "run.pt", noisy()
     expected = run(net, lr=cooling, checkpoint=path, **SETTINGS)
-    before, again = path.read_bytes(), noisy()
+    before, again = path.read_bytes(), noisy().eval()  # all of it is put in train mode: the same run
     assert run(again, lr=interrupted_at(12), checkpoint=path, **SETTINGS) == expected
     assert same(again, net) and path.read_bytes() == before
     more, continued = SETTINGS | dict(num_epochs=6), noisy()
