@@ -12,14 +12,12 @@ import math
 import os
 import re
 import runpy
-import signal
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from inspect import getsource
-from itertools import zip_longest
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
@@ -31,8 +29,10 @@ import torch
 from torch import Tensor, distributed, nn
 
 from lessons_lib.batch_norm import BatchNorm, at_least_float32, normalised
+from lessons_lib.checkpoints import to_bytes
 from lessons_lib.checks import as_int
-from lessons_lib.training import check_net, from_all, join, place, replace, saved
+from lessons_lib.files import write_whole
+from lessons_lib.processes import check_same, join_process_group, rank_and_size
 
 Result = TypeVar("Result")
 
@@ -40,25 +40,20 @@ Result = TypeVar("Result")
 def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) -> list[Result]:
     """Run a function in several new processes that form a process group, by PyTorch's own `torchrun`.
 
-    The group communicates by NCCL if there is a GPU for each process, otherwise by gloo on the CPU. The processes get
-    the function's source code alone: it imports what it needs, and sees no variable from outside. What they print is
-    printed here at the end, rank after rank.
+    The group communicates by NCCL if there is a GPU for each process, otherwise by gloo on the CPU. The processes share
+    this machine's threads, and end with the call, however it ends. What they print is printed then, rank after rank.
 
     Args:
-        worker: a function, not a lambda, whose source can be read. It returns tensors, numbers, strings, or lists and
-            dicts of them.
+        worker: a function with a name. The processes get its source alone: it imports what it needs, and sees no
+            variable from outside. It returns tensors, numbers, strings, or lists and dicts of them.
         args: what it is called with, strings only, as on a command line.
-        num_processes: how many, at least 1. They share this machine's threads.
+        num_processes: how many, at least 1.
 
     Returns:
         What the function returned in each process, by rank.
 
     Raises:
-        ValueError: num_processes is below 1.
-        TypeError: worker is not a function with a name and a source, or it returns something else; an argument is not a
-            string, num_processes not an int.
-        RuntimeError: a process failed or was killed; the message says which, and how. However the call ends, killed or
-            interrupted, its processes end with it.
+        RuntimeError: a process failed or was killed; the message says which, and how.
 
     >>> def worker(word):
     ...     from torch import distributed
@@ -82,17 +77,14 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
     with TemporaryDirectory() as folder:
         Path(folder, "worker.py").write_text(source, "utf-8")
         command += [f"--nproc-per-node={num_processes}", f"--log-dir={folder}", "-m", "lessons_lib.minibatch"]
-        command += [folder, name, *args]
-        said, code = _until_all_have_ended(command, _environment(num_processes))
-        for rank in range(num_processes):
-            if (printed := Path(folder, f"{rank}.txt")).exists():
-                print(printed.read_text("utf-8"), end="")
-        if code or not all(Path(folder, f"{rank}.pt").exists() for rank in range(num_processes)):
-            account = _account(Path(folder), num_processes, said, code)
+        stderr, code = _until_all_have_ended([*command, folder, name, *args], _environment(num_processes))
+        printed, results = ([Path(folder, f"{rank}.{kind}") for rank in range(num_processes)] for kind in ("txt", "pt"))
+        print("".join(path.read_text("utf-8") for path in printed if path.exists()), end="")
+        if code or not all(path.exists() for path in results):
+            account = _account(Path(folder), stderr) or f"torchrun ended with {code}:\n{stderr[-2000:]}"
             raise RuntimeError(f"{name} failed in one of {num_processes} processes:\n{account}")
         try:
-            paths = (Path(folder, f"{rank}.pt") for rank in range(num_processes))
-            return [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
+            return [torch.load(path, map_location="cpu", weights_only=True) for path in results]
         except UnpicklingError as error:
             message = f"worker: expected {name} to return tensors, numbers, strings, or lists and dicts of them"
             raise TypeError(f"{message}: {error}") from error
@@ -102,55 +94,34 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
 def average_gradients(net: nn.Module) -> None:
     """Replace each gradient of `net` by its mean over all processes, in place: the step between backward and update.
 
-    DistributedDataParallel does the same while the backward pass still runs. Call it in all processes, on the same net:
-    each parameter must have a gradient in all of them or in none. Outside of a process group nothing changes.
-
-    Raises:
-        ValueError: the gradients of the processes do not correspond. It is raised in every process, and none changes.
+    DistributedDataParallel does the same while the backward pass still runs. Call it in all processes, on the same net.
+    Outside of a process group nothing changes. Where the gradients of the processes do not correspond it raises a
+    `ValueError` in all of them, and changes none.
 
     Source: Li and others 2020, section 3.2.
 
-    >>> def worker():
-    ...     import torch
-    ...     from torch import distributed, nn
-    ...     from lessons_lib.minibatch import average_gradients
-    ...     net = nn.Linear(1, 1)
-    ...     net(torch.tensor([[10.0 + distributed.get_rank()]])).backward()
-    ...     average_gradients(net)
-    ...     return net.weight.grad.item()
-    >>> torchrun(worker)
-    [10.5, 10.5]
+    >>> average_gradients(nn.Linear(1, 1))
     """
-    check_net(net)
-    if place()[1] == 1:
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net: expected an nn.Module, got {type(net).__name__}")
+    size = rank_and_size()[1]
+    if size == 1:
         return
-    gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
-    first, *others = from_all([_described(name, gradient) for name, gradient in gradients.items()])
-    for rank, other in enumerate(others, 1):
-        for one, another in zip_longest(first, other):
-            if one != another:
-                what = f"{one} in process 0 and {another} in process {rank}"
-                raise ValueError(f"net: expected the same gradients in all processes, got {what}")
-    for gradient in gradients.values():
-        if gradient is not None:
-            # Strides may differ from process to process.
-            mean = gradient if gradient.is_sparse else gradient.contiguous()
-            distributed.all_reduce(mean)
-            mean /= place()[1]
-            gradient.copy_(mean)
+    gradients = [(name, parameter.grad) for name, parameter in net.named_parameters() if parameter.grad is not None]
+    check_same("net", "gradients", [f"{name} {tuple(g.shape)}, {g.dtype}, {g.layout}" for name, g in gradients])
+    for _, gradient in gradients:
+        mean = gradient if gradient.is_sparse else gradient.contiguous()  # strides may differ from process to process
+        distributed.all_reduce(mean)
+        gradient.copy_(mean / size)
 
 
 class SyncBatchNorm(BatchNorm):
-    """Batch normalisation whose batch is that of all processes together. Arguments and state as `BatchNorm`.
+    """Batch normalisation whose batch is that of all processes together. Arguments, state and errors as `BatchNorm`.
 
-    In training every process must call it, each with its share of the batch. Y and the moving averages are those of one
-    process with the whole batch, and so are the gradients, once averaged over the processes. Shares may differ in size;
-    each mean loss must then be weighted by (size of the share) · (processes) / (size of the batch), as `train` does.
-    PyTorch's `nn.SyncBatchNorm` does the same, on GPUs only. Without a process group, and in eval mode, this is
-    `BatchNorm`.
-
-    Raises:
-        ValueError, TypeError: as `BatchNorm`.
+    In training every process must call it, each with its share of the batch. Y, the moving averages and, once averaged
+    over the processes, the gradients are those of one process with the whole batch. Where shares differ in size, each
+    mean loss must be weighted by (size of the share) · (processes) / (size of the batch), as `train` does. PyTorch's
+    `nn.SyncBatchNorm` does the same, on GPUs only. Without a process group, and in eval mode, this is `BatchNorm`.
 
     Source: Peng and others 2017, "Cross-GPU Batch Normalization"; here with the two-pass variance of `batch_norm`.
 
@@ -159,7 +130,7 @@ class SyncBatchNorm(BatchNorm):
     """
 
     def forward(self, X: Tensor) -> Tensor:
-        if not self.training or place()[1] == 1 or not isinstance(X, Tensor) or X.dtype != self.weight.dtype:
+        if not self.training or rank_and_size()[1] == 1 or not isinstance(X, Tensor) or X.dtype != self.weight.dtype:
             return super().forward(X)
         self.check(X, is_training=False)
         rows = at_least_float32(X).transpose(0, 1).flatten(1)  # one row a feature, as in batch_norm
@@ -184,16 +155,10 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(grad.contiguous())
 
 
-def _described(name: str, gradient: Tensor | None) -> str:
-    if gradient is None:
-        return f"{name} without one"
-    return f"{name} of shape {tuple(gradient.shape)}, {gradient.dtype}, {gradient.layout}"
-
-
 def _environment(num_processes: int) -> dict[str, str]:
     """This process's, with our library on the path, the threads shared out, and a GPU for each process or none."""
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    threads = -(-torch.get_num_threads() // num_processes)
+    threads = math.ceil(torch.get_num_threads() / num_processes)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
     return environment | ({"CUDA_VISIBLE_DEVICES": ""} if torch.cuda.device_count() < num_processes else {})
 
@@ -201,67 +166,43 @@ def _environment(num_processes: int) -> dict[str, str]:
 def _until_all_have_ended(command: list[str], environment: dict[str, str]) -> tuple[str, int]:
     """Run torchrun. Returns what it wrote to stderr and its exit code, when it and the processes it started are gone.
 
-    The new processes inherit stdin and stderr. Nothing is written to the one, which ends when this function or this
-    process does, and they end with it. The other ends when all of them have ended.
+    They inherit stdin, which ends when this function or this process does, and they end with it. They inherit stderr,
+    too: it ends when all of them have ended.
     """
-    said: list[str] = []
-
-    def listen() -> None:
-        with stderr:
-            said.extend(stderr)
-
-    pipes = dict(stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
-    with subprocess.Popen(command, env=environment, **pipes) as process:
-        stderr, process.stderr = process.stderr, None  # the reader's alone, who might still be reading in the end
-        reader = Thread(target=listen, daemon=True)
+    pipe, lines = subprocess.PIPE, []
+    with subprocess.Popen(command, env=environment, stdin=pipe, stderr=pipe, text=True, errors="replace") as process:
+        reader = Thread(target=lambda: lines.extend(process.stderr))
         reader.start()
         try:
             process.wait()
         finally:
             process.kill()
-            process.wait()
             process.stdin.close()
-            reader.join(60)
-    return "".join(said), process.returncode
+            reader.join()
+    return "".join(lines), process.returncode
 
 
-def _account(folder: Path, num_processes: int, said: str, code: int) -> str:
-    """Which processes failed, and how: what each has written itself, and the exit codes in torchrun's own account.
-
-    First comes who was killed, then who failed, the earliest first, and then whom torchrun has ended for that.
-    """
-    found = re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+) \(pid: (\d+)\)", said)
-    ends = {int(rank): (int(exit_code), pid) for rank, exit_code, pid in found}
-    lines = []
-    for rank in range(num_processes):
-        error, (exit_code, pid) = Path(folder, f"{rank}.error"), ends.get(rank, (0, "unknown"))
-        if error.exists():
-            order, how = 1 + error.stat().st_mtime, error.read_text("utf-8").strip()
-        elif exit_code < 0:
-            order, how = math.inf if -exit_code == signal.SIGTERM else 0, f"Signal {-exit_code}"
-            with suppress(ValueError):
-                how += f" ({signal.Signals(-exit_code).name})"
-        elif exit_code:
-            order, how = 1, f"ended with exit code {exit_code}"
-        elif not Path(folder, f"{rank}.pt").exists():
-            order, how = 1, "ended without a result"
-        else:
-            continue
-        lines.append((order, f"process {rank} (pid: {pid}): {how}"))
-    if code and not ends:
-        lines.append((math.inf, f"torchrun itself ended with {code}:\n{said[-2000:]}".strip()))
-    return "\n".join(line for _, line in sorted(lines))
+def _account(folder: Path, stderr: str) -> str:
+    """Which processes failed, and how: those that were killed, in torchrun's words, then the others in their own, the
+    earliest first. Those that torchrun has ended for that, by SIGTERM, did not fail."""
+    row = r"rank +: (\d+) .*\n +exitcode +: (-?\d+) \(pid: (\d+)\).*\n.*\n +traceback : (Signal .*\))?"
+    errors = sorted(folder.glob("*.error"), key=lambda path: path.stat().st_mtime)
+    lines = [
+        f"process {rank} (pid: {pid}): {killed or f'exit code {code}'}"
+        for rank, code, pid, killed in re.findall(row, stderr)
+        if code != "-15" and not Path(folder, f"{rank}.error").exists()
+    ]
+    return "\n".join(lines + [path.read_text("utf-8").strip() for path in errors])
 
 
 def _run(folder: str, name: str, *args: str) -> None:
     """What each new process does. How it ended stands in a file, which is there only when it is whole."""
     rank = os.environ["RANK"]
-    # Torchrun has such a file, too, but reads it even while it is being written, and fails. Here it can find none.
-    os.mkdir(os.environ.pop("TORCHELASTIC_ERROR_FILE"))
+    os.environ.pop("TORCHELASTIC_ERROR_FILE")  # which torchrun reads even while it is being written, and fails
 
     def fail(how: str) -> None:
         try:
-            replace(Path(folder, f"{rank}.error"), how.encode())
+            write_whole(Path(folder, f"{rank}.error"), f"process {rank} (pid: {os.getpid()}): {how}")
         finally:
             os._exit(1)  # whatever threads there still are
 
@@ -273,10 +214,10 @@ def _run(folder: str, name: str, *args: str) -> None:
     Thread(target=end_with_the_caller, daemon=True).start()
     try:
         worker = runpy.run_path(str(Path(folder, "worker.py")))[name]
-        join()
+        join_process_group()
         with open(Path(folder, f"{rank}.txt"), "w", 1, "utf-8") as printed, redirect_stdout(printed):
             result = worker(*args)
-        replace(Path(folder, f"{rank}.pt"), saved(result))
+        write_whole(Path(folder, f"{rank}.pt"), to_bytes(result))
         distributed.destroy_process_group()
     except BaseException:
         fail(traceback.format_exc())

@@ -45,10 +45,13 @@ IMAGES = randn(4, 3, 8, 8, seed=0)
 SET = TensorDataset(X.float(), torch.tensor([0, 1, 0, 1]))
 
 
-def trained(**arguments: object) -> list[float]:
+def trained(net: nn.Module | None = None, train_set: TensorDataset = SET, **arguments: object) -> list[float]:
+    return training.train(linear() if net is None else net, train_set, **arguments).loss
+
+
+def linear() -> nn.Module:
     torch.manual_seed(0)
-    with training.default_dtype(torch.float32):
-        return training.train(nn.Linear(3, 2), SET, **arguments).loss
+    return nn.Linear(3, 2).float()
 
 
 def on_meta(**arguments: int) -> int:
@@ -146,6 +149,18 @@ CALLS: dict[str, tuple[Callable, dict[str, object]]] = {
         trained,
         dict(lr=0.5, momentum=0.5, weight_decay=0.25, num_epochs=2, batch_size=2, seed=1),
     ),
+    "training.evaluate": (
+        lambda net=None, dataset=SET, **arguments: training.evaluate(
+            linear() if net is None else net, dataset, **arguments
+        ),
+        dict(batch_size=2),
+    ),
+    "training.num_parameters": (training.num_parameters, {}),
+    "training.eval_mode": (lambda net: training.eval_mode(net).__enter__(), {}),
+    "training.default_dtype": (lambda dtype: training.default_dtype(dtype).__enter__(), {}),
+    "minibatch.average_gradients": (minibatch.average_gradients, {}),
+    # Without numbers, with which test_doors would start processes again and again.
+    "minibatch.torchrun": (lambda worker=linear, args=(), **count: minibatch.torchrun(worker, *args, **count), {}),
 }
 
 

@@ -39,9 +39,9 @@ def in_processes(function: Callable[..., object], *args: object, count: int = 2,
 
 
 def _join_and(function: Callable[..., object], *args: object) -> object:
-    from lessons_lib.training import join
+    from lessons_lib.processes import join_process_group
 
-    join()
+    join_process_group()
     return function(*args)
 
 

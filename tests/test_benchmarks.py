@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
+from lessons_lib import __main__ as command_line
 from tools import benchmarks
 from tools.benchmarks import PARTS, RECORD, ROOT, main
 from tools.notebooks import read
@@ -65,3 +68,18 @@ def test_a_part_that_fails_leaves_the_record_alone(tmp_path: Path, monkeypatch: 
 
 def test_an_unknown_part_is_refused() -> None:
     assert main(["slids"]) == f"only: expected some of {', '.join(PARTS)}, got slids"
+
+
+def test_a_run_that_is_there_is_read_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = TensorDataset(torch.rand(130, 1, 28, 28), torch.arange(130) % 10)
+    monkeypatch.setattr(command_line, "fashion_mnist", lambda split, full: few)
+    monkeypatch.setattr(benchmarks, "ROOT", tmp_path)
+    monkeypatch.setattr(benchmarks, "launch", lambda options: command_line.main(options.split()))
+    row = benchmarks.run("train lenet --epochs 1 --seed 2", "mine")
+    assert set(row) == set(record["training"]["rows"][0]) and (row["net"], row["seed"], row["epochs"]) == (
+        "lenet",
+        2,
+        1,
+    )
+    monkeypatch.delattr(benchmarks, "launch")
+    assert benchmarks.run("train lenet --epochs 1 --seed 2", "mine") == row

@@ -490,12 +490,13 @@ ELSEWHERE = {  # public, and where it meets its doors
     "data": "fashion_mnist read_whole read_idx: files come in, tests/test_data.py damages them",
     "densenet": "densenet121 small_densenet: DenseNet, by size; bn_relu_conv: a part of it",
     "gradient_descent": "walk gradient: parts of gradient_descent",
-    "minibatch": "torchrun average_gradients: tests/test_minibatch.py",
     "objectives": "hessian_at value_at: parts of curvature",
+    "checkpoints": "Checkpoint to_bytes: parts of train, tests/test_checkpoints.py",
+    "files": "write_whole: tests/test_files.py",
+    "processes": "rank_and_size join_process_group gather mean_over_processes check_same: tests/test_processes.py",
     "resnet": "ResNeXt: a Bottleneck; Convolutional: ResNet is one; resnet resnet18 small_resnet: ResNet, by depth; "
     "conv_bn check_images: parts of it",
-    "training": "History Memory: records; evaluate eval_mode num_parameters check_net default_dtype place join replace "
-    "saved from_all: tests/test_training.py",
+    "training": "History Memory: records; check_net: through all that call it",
 }
 
 

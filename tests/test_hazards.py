@@ -131,6 +131,9 @@ ELSEWHERE = {  # public, and why not above
     "check_function holds refuse_graph refuse_transform: parts of all; test_checks.py",
     "data": "fashion_mnist read_whole read_idx: files come in, test_data.py damages them",
     "densenet": "densenet121 small_densenet: DenseNet, by size; bn_relu_conv: a part of it",
+    "checkpoints": "Checkpoint to_bytes: test_checkpoints.py",
+    "files": "write_whole: no tensors come in",
+    "processes": "rank_and_size join_process_group gather mean_over_processes check_same: test_processes.py",
     "figures": "Bundle show label box arrow to_svg to_png to_tree define serialise: drawings",
     "gradient_descent": "walk: a part of gradient_descent",
     "learning_rate": "constant piecewise exponential polynomial cosine warmup: numbers come in",
@@ -142,7 +145,7 @@ ELSEWHERE = {  # public, and why not above
     "sgd": "batches: numbers come in",
     "sliders": "slider frames parameters: drawings",
     "training": "History Memory: records; train: test_training.py; num_parameters check_net: a net; "
-    "place join default_dtype eval_mode replace saved from_all: no tensors come in",
+    "default_dtype eval_mode: no tensors come in",
 }
 
 

@@ -5,6 +5,7 @@ cores, of which the training runs take most. A run that is whole in runs/ is not
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -20,12 +21,12 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from lessons_lib.__main__ import NETS, Prepared, circumstances
+from lessons_lib.files import write_whole
 from lessons_lib.resnet import ResNet
 from lessons_lib.training import train
 from tests.browser import bench as browser_bench
 from tests.browser.conftest import chromium
 from tools import bench
-from tools.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "lessons_lib/benchmarks.json"
@@ -59,7 +60,7 @@ SWITCHES = {
 
 
 def switches() -> Rows:
-    """Images a second in training with each of the command line's switches."""
+    """Images a second in training with each part of the command line's --fast, and compiled."""
     for name in ("small_resnet", "fine_resnet", "small_densenet", "resnet18"):
         batch, rounds = (16, 4) if name == "resnet18" else (128, 12)
         for switch, settings in SWITCHES.items():
@@ -67,18 +68,19 @@ def switches() -> Rows:
             step()
             step()
             images = batch / median(bench.seconds(step) for _ in range(rounds))
-            yield dict(net=name, size=NETS[name].size, switch=switch, images_per_second=images)
+            yield dict(net=name, size=NETS[name][1], switch=switch, images_per_second=images)
 
 
 def training_step(
     name: str, batch: int, *, bf16: bool = False, channels_last: bool = False, compiled: bool = False
 ) -> bench.Work:
-    net, size = NETS[name].make(), NETS[name].size
+    make, size, _ = NETS[name]
+    net = make()
     if channels_last:
         net.to(memory_format=torch.channels_last)
     if compiled:
         net.compile()
-    return bench.training_step(Prepared(net, size=size, mirror=True, shift=1, bf16=bf16), batch)
+    return bench.training_step(Prepared(net, size=size, shift=1, bf16=bf16), batch)
 
 
 def overhead() -> Rows:
@@ -90,7 +92,7 @@ def overhead() -> Rows:
             times = []
             for loop in (bare_loop, our_loop):
                 torch.manual_seed(0)
-                net = NETS[name].make()
+                net = NETS[name][0]()
                 times.append(bench.seconds(lambda loop=loop, net=net: loop(net, X, y)))
             ratios.append(times[1] / times[0])
         yield dict(net=name, steps=30, ratio=median(ratios[1:]))
@@ -114,21 +116,19 @@ def processes() -> Rows:
     for name in ("small_resnet", "fine_resnet"):
         for count, threads in ((1, 1), (1, 2), (2, 1)):
             with TemporaryDirectory() as folder:
-                options = f"train {name} --examples 3840 --epochs 3 --threads {threads} --out {folder}/run"
-                launch(options, count)
-                log = [json.loads(line) for line in Path(folder, "run/log.jsonl").read_text("utf-8").splitlines()]
-            yield dict(
-                net=name, processes=count, threads=threads, images_per_second=3840 / min(e["seconds"] for e in log)
-            )
+                launch(f"train {name} --epochs 3 --out {folder}/run", count, OMP_NUM_THREADS=str(threads))
+                seconds = min(json.loads(Path(folder, "run/run.json").read_text("utf-8"))["seconds"])
+            yield dict(net=name, processes=count, threads=threads, images_per_second=10_000 / seconds)
 
 
-def launch(options: str, count: int = 1) -> None:
+def launch(options: str, count: int = 1, **environment: str) -> None:
     start = (
         ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
         if count > 1
         else []
     )
-    subprocess.run([sys.executable, *start, "-m", "lessons_lib", *shlex.split(options)], check=True, cwd=ROOT)
+    command = [sys.executable, *start, "-m", "lessons_lib", *shlex.split(options)]
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | environment)
 
 
 def slopes() -> Rows:
@@ -140,7 +140,7 @@ def slopes() -> Rows:
         yield dict(grows="depth", size=6 * num_blocks + 2, seconds=quickest(bench.training_step(net, 128)))
     for examples in (1280, 2560, 5120, 10240):
         X, y = torch.randn(examples, 1, 28, 28), torch.randint(10, (examples,))
-        net = NETS["lenet"].make()
+        net = NETS["lenet"][0]()
         yield dict(grows="data", size=examples, seconds=quickest(lambda X=X, y=y, net=net: our_loop(net, X, y)))
 
 
@@ -188,15 +188,12 @@ def run(options: str, name: str) -> dict[str, object]:
     """What a training run measured; the run itself, unless it is there."""
     out = ROOT / "runs" / name
     if not (out / "net.pt").exists():
-        launch(f"{options} --out {out}{' --resume' * (out / 'settings.json').exists()}")
-    made = json.loads((out / "settings.json").read_text("utf-8"))
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
-    kept = ("net", "seed", "epochs", "parameters", "multiply_adds")
+        launch(f"{options} --out {out} --resume")
+    made = json.loads((out / "run.json").read_text("utf-8"))
     return (
-        {name: made["settings"][name] for name in kept}
-        | dict(test_acc=[line["test_acc"] for line in log], epoch_seconds=min(line["seconds"] for line in log))
-        | {name: made[name] for name in ("date", "machine", "versions")}
-        | dict(command=f"python -m lessons_lib {options}")
+        {name: made["settings"][name] for name in ("net", "seed", "epochs")}
+        | {name: made[name] for name in ("parameters", "multiply_adds", "test_acc", "date", "machine", "versions")}
+        | dict(epoch_seconds=min(made["seconds"]), command=f"python -m lessons_lib {options}")
     )
 
 

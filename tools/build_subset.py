@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the bundle to rebuild is that of this checkout
 from lessons_lib import data
-from tools.files import write_whole
+from lessons_lib.files import write_whole
 
 PER_CLASS = {"train": 1000, "test": 200}
 

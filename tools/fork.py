@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from tools.files import write_whole
+from lessons_lib.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("book/*.ipynb", "_config.yml", "pyproject.toml")  # this last: after an interruption the old address is known

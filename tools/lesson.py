@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lessons_lib.files import write_whole
 from tools import notebooks
-from tools.files import write_whole
 from tools.notebooks import ROOT, read
 
 FILES = ("lessons_lib/new_lesson.py", "tests/test_new_lesson.py", "book/new_lesson.ipynb")

@@ -9,7 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from tools.files import write_whole
+from lessons_lib.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA = r"(?:nvidia-|cuda-|triton)[\w-]*"

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, NameObject
 
+from lessons_lib.files import write_whole
 from tests.browser.conftest import ROOT, chromium, open_page
-from tools.files import write_whole
 
 OUT = ROOT / "_build/book.pdf"
 FOOTER = """<div style="width: 100%; font: 8px sans-serif; text-align: center">

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from tools.files import write_whole
+from lessons_lib.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 STRAYS = ROOT / "tests/strays.txt"
