@@ -11,8 +11,9 @@ from pathlib import Path
 from nbformat import NotebookNode, v4
 
 from tools import notebooks
+from tools.contents import ROOT, lessons
 from tools.files import write_whole
-from tools.notebooks import ROOT, read
+from tools.notebooks import read
 
 MODULE = '''"""{title}: what it holds, in one sentence.
 
@@ -84,12 +85,17 @@ assert {name}(torch.tensor(2.0), lr=0.5) == 1'''
 
 OPENING = """# {title}
 
-A question that the reader has. After this lesson you can
+A question that the reader has, and why it matters."""
 
-- do one thing;
-- and another.
-
-The next cell fetches the book's library if it is missing, imports what the lesson uses, and fixes the seed."""
+# The cells "goals" and "sources" are written from these.
+FACTS = dict(
+    goals=["do one thing", "and another"],
+    background="some PyTorch",
+    needs=[],
+    sources=[
+        dict(authors="Authors", title="Title", url="https://arxiv.org/abs/1502.03167", year=2015, note="Why read it.")
+    ],
+)
 
 CONCEPT = """## The idea
 
@@ -108,26 +114,26 @@ One: the cell above asserts it.
 
 CLOSING = """## Read on
 
-What comes next. Sources:
-
-- Authors, [Title](https://arxiv.org/abs/1502.03167), year. What to read there."""
+What comes next."""
 
 
 def notebook(name: str, title: str) -> NotebookNode:
     """The skeleton of a lesson, not yet run; the lines that fetch the library are those of the first lesson."""
-    install = read(ROOT / "book/batch_norm.ipynb").cells[1].source.partition("\n\nimport")[0]
+    install = read(ROOT / "book/batch_norm.ipynb").cells[2].source.partition("\n\nimport")[0]
     fill = dict(name=name, title=title)
     cells = [
         v4.new_markdown_cell(OPENING.format(**fill)),
+        v4.new_markdown_cell(id="goals"),
         v4.new_code_cell(f"{install}\n{IMPORTS.format(**fill).rstrip()}"),
         v4.new_markdown_cell(CONCEPT.format(**fill)),
         v4.new_code_cell(SLIDER.format(**fill)),
         v4.new_markdown_cell("\n\n".join(["## Exercises", *(EXERCISE.format(number=n) for n in range(1, 7))])),
-        v4.new_markdown_cell(CLOSING.format(**fill)),
+        v4.new_markdown_cell(CLOSING),
+        v4.new_markdown_cell(id="sources"),
     ]
-    for number, cell in enumerate(cells, 1):
+    for number, cell in enumerate([cell for cell in cells if cell.id not in ("goals", "sources")], 1):
         cell.id = f"c{number:02}"
-    return notebooks.clean(v4.new_notebook(cells=cells))
+    return notebooks.clean(v4.new_notebook(cells=cells, metadata={"lesson": FACTS | {"module": name}}))
 
 
 def main(name: str, root: Path = ROOT) -> str | None:
@@ -146,8 +152,7 @@ def main(name: str, root: Path = ROOT) -> str | None:
         write_whole(path, text)
     # Where an import belongs depends on the name.
     subprocess.run([sys.executable, "-m", "ruff", "check", "--quiet", "--fix", *files], check=True)
-    listed = re.findall(r"file: book/(\w+)", (root / "_toc.yml").read_text("utf-8"))
-    last = [stem for stem in listed if (ROOT / f"book/{stem}.ipynb").exists() and stem != "benchmarks"][-1]
+    last = lessons()[-1]
     for place, row in (("_toc.yml", None), ("README.md", f"| [{title}](book/{name}.ipynb) | what it shows |\n")):
         text = (root / place).read_text("utf-8")
         above = next(line for line in text.splitlines(keepends=True) if re.search(rf"book/{last}\b", line))

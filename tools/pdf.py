@@ -8,23 +8,17 @@ import io
 import re
 from pathlib import Path
 
-import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, NameObject
 
 from tests.browser.conftest import ROOT, chromium, open_page
+from tools.contents import chapters
 from tools.files import write_whole
 
 OUT = ROOT / "_build/book.pdf"
 FOOTER = """<div style="width: 100%; font: 8px sans-serif; text-align: center">
 <span class="title"></span> · <span class="pageNumber"></span></div>"""
-
-
-def chapters() -> list[str]:
-    """The pages in the book's order, such as book/sgd."""
-    contents = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-    return [contents["root"], *(chapter["file"] for part in contents["parts"] for chapter in part["chapters"])]
 
 
 def printed(page: Page, chapter: str) -> tuple[str, PdfReader]:
