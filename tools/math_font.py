@@ -4,7 +4,7 @@
 # ///
 """Make book/_static/formulas.css: STIX Two Math, with the letters and signs that formulas need, in a style sheet.
 
-`uv run tools/math_font.py` makes it again, byte for byte. In the sheet the font is one request less, and needs no server.
+`uv run tools/math_font.py` makes it again, byte for byte. Within the sheet the font needs no request of its own.
 The font is copyright of The STIX Fonts Project Authors, under the SIL Open Font License in book/_static/OFL.txt.
 """
 
