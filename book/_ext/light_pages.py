@@ -171,10 +171,9 @@ def head(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: 
     context["metatags"] = HEAD + context.get("metatags", "")
     theme = Path(app.outdir, "_static/styles")
     context["theme_sheets"] = [f"_static/styles/{name}.css" for name in SHEETS if (theme / f"{name}.css").exists()]
-    if pagename != "search":  # whose scripts are called at once
-        for script in context["script_files"]:
-            if script.filename:
-                script.attributes["defer"] = "defer"
+    for script in context["script_files"]:
+        at_once = pagename == "search" or script.filename in (None, "", "_static/documentation_options.js")
+        script.attributes["defer"] = None if at_once else "defer"  # what other scripts of the page call at once
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
             if "&amp;" in button.get("url", ""):
