@@ -8,12 +8,12 @@ import io
 import re
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, NameObject
 
-from tests.browser.conftest import ROOT, chromium, open_page
-from tools.contents import chapters
+from tests.browser.conftest import launched, open_page
+from tools.contents import ROOT, chapters
 from tools.files import write_whole
 
 OUT = ROOT / "_build/book.pdf"
@@ -67,5 +67,5 @@ def print_book(browser: Browser, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    with sync_playwright() as playwright:
-        print_book(playwright.chromium.launch(executable_path=chromium()), OUT)
+    with launched() as browser:
+        print_book(browser, OUT)
