@@ -11,8 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from tests.browser.conftest import HTML, context, open_page, pages
-from tests.browser.test_pages import LESSONS, soup
+from tests.browser.conftest import HTML, LESSONS, context, open_page, pages, soup
 
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 OPTIONS = {"runOnly": WCAG, "resultTypes": ["violations"], "preload": False}  # a page of files may not read its styles
