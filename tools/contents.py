@@ -16,15 +16,14 @@ def chapters(root: Path = ROOT) -> list[str]:
 
 
 def lessons(root: Path = ROOT) -> list[str]:
-    """The stems of the lessons in the book's order, such as "sgd": the notebooks with a record of a lesson's facts."""
-    names = [chapter.removeprefix("book/") for chapter in chapters(root)]
-    return [name for name in names if facts(name, root)]
+    """The stems of the lessons in the book's order, such as "sgd": the pages of the first part."""
+    contents = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
+    return [chapter["file"].removeprefix("book/") for chapter in contents["parts"][0]["chapters"]]
 
 
 def facts(stem: str, root: Path = ROOT) -> dict:
-    """What a lesson is for: its module, goals, needs and sources. Empty for a page that is not a lesson."""
-    path = root / f"book/{stem}.ipynb"
-    return json.loads(path.read_text("utf-8"))["metadata"].get("lesson", {}) if path.exists() else {}
+    """The metadata of a lesson: its module, goals, needs and sources."""
+    return json.loads((root / f"book/{stem}.ipynb").read_text("utf-8"))["metadata"]["lesson"]
 
 
 def title(stem: str, root: Path = ROOT) -> str:

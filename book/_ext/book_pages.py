@@ -18,6 +18,7 @@ from sphinx.config import Config
 from tools.contents import ROOT
 
 from lessons import Lesson, lessons
+from light_pages import HEAD
 
 PAGES: dict[str, Callable[[], str]] = {}
 CARD = re.compile(r"^\d+\. \[(?P<title>[^]]+)\]\((?P<stem>\w+)\.ipynb\)\. (?P<text>.+)$\n?", re.M)
@@ -155,20 +156,16 @@ def site(app: Sphinx, config: Config) -> None:
 
 def version(root: Path) -> str:
     """Which commit this is, and of which day; nothing for a copy that is not a repository of its own."""
+    if not (root / ".git").exists():
+        return ""
     # Within a hook, git's own variables would name the repository that the hook belongs to.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-    def git(*command: str) -> str:
-        call = ["git", "-C", str(root), *command]
-        return subprocess.check_output(call, text=True, env=environment, stderr=subprocess.DEVNULL).strip()
-
+    command = ["git", "-C", str(root), "log", "-1", "--format=%h %ct"]
     try:
-        top, _ = git("rev-parse", "--show-toplevel", "HEAD:book/_ext/book_pages.py").rsplit("\n", 1)
-        if Path(top).resolve() != root.resolve():
-            return ""  # a copy inside another repository, whose commits say nothing of it
-        short, seconds = git("log", "-1", "--format=%h %ct").split()
-    except (subprocess.CalledProcessError, FileNotFoundError):  # no repository, another one, or no git
+        commit = subprocess.check_output(command, text=True, env=environment, stderr=subprocess.DEVNULL)
+    except (subprocess.CalledProcessError, FileNotFoundError):  # no commit yet, or no git
         return ""
+    short, seconds = commit.split()
     day = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", seconds)))
     return f" Version {short}, {day.tm_mday} {time.strftime('%B %Y', day)}."
 
@@ -194,8 +191,9 @@ DOOR = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+{head}
 <title>{title}</title>
-{head}<style>
+<style>
 :root {{ color-scheme: light dark; }}
 body {{ font: 1.1rem/1.6 sans-serif; max-width: 34rem; margin: 15vh auto; padding: 0 1rem; }}
 </style>
@@ -216,11 +214,11 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     (outdir / "_static/preview.png").write_bytes(base64.b64decode(preview))
     title, first = app.config.html_title or app.config.project, "book/index.html"
     refresh = f'<meta http-equiv="refresh" content="0; url={first}">\n'
-    door = DOOR.format(title=escape(title), head=refresh, text=f'<a href="{first}">To the book</a>')
+    door = DOOR.format(title=escape(title), head=HEAD + refresh, text=f'<a href="{first}">To the book</a>')
     (outdir / "index.html").write_text(door, "utf-8")
     # Served for any address, at any depth: its link must be whole.
     lost = f'The book has no page at this address. <a href="{base}{first}">To its first page</a>.'
-    (outdir / "404.html").write_text(DOOR.format(title="Not found", head="", text=lost), "utf-8")
+    (outdir / "404.html").write_text(DOOR.format(title="Not found", head=HEAD, text=lost), "utf-8")
     urls = "".join(f"<url><loc>{base}{name}.html</loc></url>\n" for name in sorted(app.env.found_docs))
     sitemap = f'<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n'
     (outdir / "sitemap.xml").write_text(sitemap, "utf-8")

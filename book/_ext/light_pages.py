@@ -55,7 +55,8 @@ def convert(formulas: Iterable[tuple[bool, str]]) -> None:
             raise ExtensionError(f"{formula[1]}: a formula that pandoc cannot convert")
         mend(math)
         if unknown := set("".join(math.itertext())) - known_letters():
-            raise ExtensionError(f"{formula[1]}: tools/math_font.py has put no {unknown} into the formulas' font")
+            signs = " ".join(sorted(unknown))
+            raise ExtensionError(f"{formula[1]}: the formulas' font has no {signs}: add it in tools/math_font.py")
         FORMULAS[formula] = ElementTree.tostring(math, "unicode", method="html").strip()
 
 
@@ -171,6 +172,8 @@ def head(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: 
     context["metatags"] = HEAD + context.get("metatags", "")
     theme = Path(app.outdir, "_static/styles")
     context["theme_sheets"] = [f"_static/styles/{name}.css" for name in SHEETS if (theme / f"{name}.css").exists()]
+    if not context["theme_sheets"]:
+        raise ExtensionError(f"the theme has none of the style sheets {', '.join(SHEETS)}")
     for script in context["script_files"]:
         at_once = pagename == "search" or script.filename in (None, "", "_static/documentation_options.js")
         script.attributes["defer"] = None if at_once else "defer"  # what other scripts of the page call at once

@@ -120,16 +120,15 @@ def test_a_page_is_light_and_asks_no_other_host_nor_may_it(path: str, browser: B
     files = [Path(unquote(urlsplit(url).path)) for url in seen if url.startswith("file:")]
     sizes = {file.name: len(gzip.compress(file.read_bytes())) for file in files}
     assert 0 < sum(sizes.values()) < 500_000, sizes
-    if path != "404.html":  # which asks for nothing at all
-        refused = page.evaluate("""async () => {
-            const seen = [];
-            addEventListener("securitypolicyviolation", (e) => seen.push(e.blockedURI));
-            await fetch("https://example.org/a").catch(() => null);
-            const picture = new Image();
-            await new Promise((done) => Object.assign(picture, { onerror: done, src: "https://example.org/b.png" }));
-            return seen;
-        }""")
-        assert len(refused) == 2
+    refused = page.evaluate("""async () => {
+        const seen = [];
+        addEventListener("securitypolicyviolation", (e) => seen.push(e.blockedURI));
+        await fetch("https://example.org/a").catch(() => null);
+        const picture = new Image();
+        await new Promise((done) => Object.assign(picture, { onerror: done, src: "https://example.org/b.png" }));
+        return seen;
+    }""")
+    assert len(refused) == 2
     assert asked == []
     page.close()
 
