@@ -85,7 +85,13 @@ def test_the_html_is_well_formed(path: str) -> None:
     parser.parse(text)
     assert [(text.splitlines()[line - 1][:200], code) for (line, _), code, _ in parser.errors] == []
     assert not re.search(r"<summary[^>]*>\s*<p|<style(?![^>]*>).*</body>", text)  # which a parser lets pass
-    assert not soup(path).select("body style")
+    page = soup(path)
+    ids = [element["id"] for element in page.select("[id]")]
+    assert len(ids) == len(set(ids)) and not page.select("body style")
+    headings = [
+        heading for heading in page.select("h1, h2, h3, h4") if not heading.find_parent(id="jb-print-docs-body")
+    ]
+    assert all(heading.text.strip("# \n") for heading in headings)  # but the theme's for paper
 
 
 @pytest.mark.parametrize("path", pages())

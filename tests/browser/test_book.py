@@ -176,7 +176,10 @@ def test_a_page_says_of_which_version_and_day_it_is() -> None:
 def test_search_finds(words: str, found: str, from_file: bool, browser: Browser, served: str) -> None:
     with context(browser).new_page() as page:
         page.goto(f"{HTML.as_uri() if from_file else served}/search.html?q={words}")
-        expect(page.locator(f"#search-results a[href*='{found}']").first).to_be_visible(timeout=120_000)
+        result = page.locator(f"#search-results a[href*='{found}']").first
+        expect(result).to_be_visible(timeout=120_000)
+        result.click()
+        page.wait_for_url(f"**/{found}*")
 
 
 # Paper

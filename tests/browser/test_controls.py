@@ -192,22 +192,6 @@ def test_what_was_searched_for_is_marked_until_the_reader_hides_it(new_page: Cal
         press(page, "marks", control(page, find(page).index("marks")), means)
 
 
-def test_links_lead_where_they_say(new_page: Callable[..., Page]) -> None:
-    page = new_page()
-    open_page(page, "book/resnet.html")
-    for link, target in ((".left-prev", "batch_norm"), (".right-next", "resnet"), (".navbar-brand", "index")):
-        page.locator(link).click()
-        page.wait_for_url(f"**/{target}.html")
-    page.locator(".bd-sidenav a[href='sgd.html']").click()
-    page.wait_for_url("**/sgd.html")
-    page.locator(".search-button__button").locator("visible=true").click()
-    page.keyboard.type("momentum")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/search.html?q=momentum")
-    page.locator("#search-results a[href*='gradient_descent']").first.click()
-    page.wait_for_url("**/gradient_descent.html")
-
-
 # What a page remembers, and what is kept of it
 
 
