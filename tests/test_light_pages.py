@@ -49,6 +49,7 @@ def test_a_formula_is_set_as_tex_would(tex: str, part: str) -> None:
         (r"x = 1", [], []),
         (r"x = 1 \tag{3}", ["(3)"], []),
         (r"x = 1 \tag*{A < B}", ["A &lt; B"], []),
+        (r"x = 1 \tag{1} \quad y = 2 \tag{2}", [], ["(1)", "(2)"]),
         (r"\begin{aligned}a &= b \\ c &= d\end{aligned} \tag {3a}", ["(3a)"], []),
         (r"\begin{aligned}a &= b \tag{1} \\ c &= d\end{aligned}", [], ["(1)"]),
         (r"\begin{aligned}a &= b \tag{1} \cr c &= d \tag*{2}\end{aligned}", [], ["(1)", "2"]),
@@ -63,7 +64,7 @@ def test_every_tag_of_a_formula_is_shown(tex: str, beside: list[str], inside: li
     (html,) = page.body
     assert re.findall(r'<span class="eqno">(.*?)</span>', html) == beside
     assert re.findall(r'<mtext mathvariant="normal">(.*?)</mtext>', html) == inside
-    assert all(row.count("<mtext") <= 1 for row in html.split("<mtr>")), "each in its own line"
+    assert all(row.count("<mtext") <= 1 for row in html.split("<mtr>")[1:]), "each in its own line"
     numbers = re.search(r'aria-label="Equation(.*?)"', html)[1].split(maxsplit=len(inside or beside) - 1)
     assert numbers == [number.strip("()") for number in inside or beside]
 
