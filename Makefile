@@ -3,7 +3,7 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 HTML := _build/html/index.html
-SOURCES := _config.yml _toc.yml lessons_lib/slider.css lessons_lib/sliders.py $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*')
+SOURCES := _config.yml _toc.yml $(wildcard tools/contents.py lessons_lib/*.py lessons_lib/*.css) $(shell find book -type f -not -path "*/.*" -not -path "*/__pycache__/*")
 
 # Nobody's configuration matters: what a shell, a git hook or an editor has set for Python, pytest, Jupyter, matplotlib
 # and git stays outside, and so does where pip would put packages instead of into the environment.

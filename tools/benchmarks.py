@@ -16,7 +16,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
-from playwright.sync_api import sync_playwright
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -25,7 +24,7 @@ from lessons_lib.files import write_whole
 from lessons_lib.resnet import ResNet
 from lessons_lib.training import train
 from tests.browser import bench as browser_bench
-from tests.browser.conftest import chromium
+from tests.browser.conftest import launched
 from tools import bench
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,13 +160,12 @@ def builds() -> Rows:
 
 def sliders() -> Rows:
     """The sliders of the built pages, and a live one; and how soon each page can be used."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium())
+    with launched() as browser:
         for page, ms in browser_bench.interactive(browser):
             yield dict(where="page", page=page, ms=ms)
         for page, number, ms, kB in browser_bench.built(browser):
             yield dict(where="built", page=page, number=number, ms=ms, kB=kB)
-        yield dict(where="live", ms=browser_bench.live(browser)[0])
+        yield dict(where="live", ms=browser_bench.live()[0])
 
 
 def selection() -> Rows:

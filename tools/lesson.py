@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lessons_lib.files import write_whole
 from tools import notebooks
-from tools.notebooks import ROOT, read
+from tools.contents import ROOT
+from tools.notebooks import read
 
 FILES = ("lessons_lib/new_lesson.py", "tests/test_new_lesson.py", "book/new_lesson.ipynb")
 

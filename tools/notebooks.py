@@ -1,4 +1,4 @@
-"""Execute the book's notebooks afresh and write them back with clean outputs.
+"""Execute the book's notebooks afresh and write them back with clean outputs, and with the cells that metadata give.
 
 `python -m tools.notebooks` refreshes the whole book, `python -m tools.notebooks batch_norm resnet` two notebooks of it.
 """
@@ -16,8 +16,8 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
 from lessons_lib.files import write_whole
+from tools.contents import ROOT, title
 
-ROOT = Path(__file__).resolve().parents[1]
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 CONFIGURATION = ("IPYTHON", "JUPYTER", "MATPLOTLIB", "MPL", "PYTHON")
 FOLDERS = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")
@@ -59,8 +59,24 @@ def tidy(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return kept
 
 
+def derived(facts: dict) -> dict[str, str]:
+    """The text of the cells, by id, that tell the reader of a lesson's goals, needs and sources from its metadata."""
+    needs = [f"[{title(stem)[0].lower()}{title(stem)[1:]}]({stem}.ipynb)" for stem in facts["needs"]]
+    lessons = f"the lesson{'s' * (len(needs) > 1)} on {' and '.join(needs)}" if needs else ""
+    goals = "After this lesson you can\n\n" + ";\n".join(f"- {goal}" for goal in facts["goals"])
+    needed = " and ".join(filter(None, [lessons, facts.get("background")]))
+    then = (
+        "The next cell fetches the book's library if it is missing, imports what the lesson uses, and fixes the seed."
+    )
+    sources = ["- {authors}, [{title}]({url}), {year}. {note}".format(**source) for source in facts["sources"]]
+    return {
+        "goals": f"{goals}.\n\nYou need {needed}. {then}",
+        "sources": "## Sources\n\n" + "\n".join(sources),
+    }
+
+
 def clean(notebook: NotebookNode) -> NotebookNode:
-    """Take out, in place, whatever changes from run to run or from host to host."""
+    """Take out, in place, whatever changes from run to run or from host to host; write the cells that metadata give."""
     notebook.metadata.pop("widgets", None)
     notebook.metadata |= {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
     notebook.nbformat_minor = 5  # the first version with cell ids
@@ -71,6 +87,10 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         cell.metadata = NotebookNode({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
         if cell.cell_type == "code":
             cell.outputs = tidy(cell.outputs)
+    if facts := notebook.metadata.get("lesson"):
+        cells = {cell.id: cell for cell in notebook.cells}
+        for name, text in derived(facts).items():
+            cells[name].source = text
     return notebook
 
 

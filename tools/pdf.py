@@ -8,23 +8,17 @@ import io
 import re
 from pathlib import Path
 
-import yaml
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, NameObject
 
 from lessons_lib.files import write_whole
-from tests.browser.conftest import ROOT, chromium, open_page
+from tests.browser.conftest import launched, open_page
+from tools.contents import ROOT, chapters
 
 OUT = ROOT / "_build/book.pdf"
 FOOTER = """<div style="width: 100%; font: 8px sans-serif; text-align: center">
 <span class="title"></span> · <span class="pageNumber"></span></div>"""
-
-
-def chapters() -> list[str]:
-    """The pages in the book's order, such as book/sgd."""
-    contents = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-    return [contents["root"], *(chapter["file"] for part in contents["parts"] for chapter in part["chapters"])]
 
 
 def printed(page: Page, chapter: str) -> tuple[str, PdfReader]:
@@ -73,5 +67,5 @@ def print_book(browser: Browser, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    with sync_playwright() as playwright:
-        print_book(playwright.chromium.launch(executable_path=chromium()), OUT)
+    with launched() as browser:
+        print_book(browser, OUT)

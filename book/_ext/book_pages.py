@@ -9,20 +9,19 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
+from markupsafe import Markup
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from tools.contents import ROOT
 
-from lessons import BOOK, LESSONS, Lesson
+from lessons import Lesson, lessons
+from light_pages import HEAD
 
 PAGES: dict[str, Callable[[], str]] = {}
 CARD = re.compile(r"^\d+\. \[(?P<title>[^]]+)\]\((?P<stem>\w+)\.ipynb\)\. (?P<text>.+)$\n?", re.M)
-
-
-def lessons() -> list[Lesson]:
-    return [Lesson(BOOK, stem) for stem in LESSONS]
 
 
 def page(make: Callable[[], str]) -> Callable[[], str]:
@@ -33,7 +32,7 @@ def page(make: Callable[[], str]) -> Callable[[], str]:
 
 def fill(app: Sphinx, docname: str, source: list[str]) -> None:
     """Put into a page what its comments stand for, and cards in place of the list of lessons."""
-    if Path(docname).name in LESSONS or not docname.startswith("book/"):
+    if Path(docname).name in lessons() or not docname.startswith("book/"):
         return
     text = re.sub(f"<!-- ({'|'.join(PAGES)}) -->", lambda found: PAGES[found[1]](), source[0])  # others are comments
     if found := list(CARD.finditer(text)):
@@ -44,28 +43,32 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def card(found: re.Match[str]) -> str:
     """A lesson's title, one of its own figures, what it is about, how long it takes."""
-    lesson = Lesson(BOOK, found["stem"])
-    picture = lesson.pictures[lesson.stem == LESSONS[0]]  # the first lesson's first one opens the page
+    lesson = lessons()[found["stem"]]
+    picture = lesson.pictures[lesson is first_lesson()]  # the first lesson's first one opens the page
     return (
         f'<li class="lesson-card"><h3><a href="{lesson.stem}.html">{escape(found["title"])}</a></h3>{picture}'
-        f'<p>{found["text"]}</p><p class="lesson-facts">{lesson.facts()}</p></li>\n'
+        f'<p>{found["text"]}</p><p class="lesson-facts">{lesson.summary()}</p></li>\n'
     )
+
+
+def first_lesson() -> Lesson:
+    return next(iter(lessons().values()))
 
 
 @page
 def opening() -> str:
     """The slider with which the first lesson begins."""
-    html = next(data["text/html"] for data in lessons()[0].outputs if "lesson-slider" in data.get("text/html", ""))
+    html = next(data["text/html"] for data in first_lesson().outputs if "lesson-slider" in data.get("text/html", ""))
     return html.replace("\n\n", "\n")  # to Markdown an empty line would end it
 
 
 @page
 def dependencies() -> str:
-    """The lessons in order, and an arc from each to those that its opening says one needs."""
+    """The lessons in order, and an arc from each to those that it needs."""
     step, left, width = 44, 76, 420
-    places = {stem: 30 + i * step for i, stem in enumerate(LESSONS)}
+    places = {stem: 30 + i * step for i, stem in enumerate(lessons())}
     arcs, names = [], []
-    for lesson in lessons():
+    for lesson in lessons().values():
         y = places[lesson.stem]
         for need in lesson.needs:
             bend = left - 12 - 9 * (y - places[need]) // step
@@ -74,10 +77,9 @@ def dependencies() -> str:
             f'<a href="{lesson.stem}.html"><circle cx="{left + 4}" cy="{y}" r="5"/>'
             f'<text x="{left + 20}" y="{y + 5}">{escape(lesson.title)}</text></a>'
         )
-    height = 30 + len(LESSONS) * step - 20
-    said = "; ".join(
-        f"{one.title} needs {' and '.join(Lesson(BOOK, n).title for n in one.needs)}" for one in lessons() if one.needs
-    )
+    height = 30 + len(places) * step - 20
+    needs = {one.title: " and ".join(lessons()[need].title for need in one.needs) for one in lessons().values()}
+    said = "; ".join(f"{title} needs {needed}" for title, needed in needs.items() if needed)
     return (
         f'<nav class="lesson-map" aria-label="Lessons">'
         f'<svg aria-label="{escape(said)}." viewBox="0 0 {width} {height}">'
@@ -91,7 +93,7 @@ def dependencies() -> str:
 def sliders() -> str:
     """What each slider of the book moves, and between which values."""
     rows = ["| lesson | slider | moves | shows |", "|---|---|---|---|"]
-    for lesson in lessons():
+    for lesson in lessons().values():
         for number, slider in enumerate(lesson.sliders, 1):
             moves = "; ".join(f"{p['label']}: {p['values'][0]} to {p['values'][-1]}" for p in slider.parameters)
             link = f'<a href="{lesson.stem}.html#slider-{number}">{number}</a>'
@@ -108,7 +110,7 @@ def cell(text: str) -> str:
 def exercises() -> str:
     """All exercises, their solutions folded; what a solution computes stands in the lesson."""
     parts = []
-    for lesson in lessons():
+    for lesson in lessons().values():
         parts.append(f"## {lesson.title}")
         for found in lesson.exercises:
             link = f'<a href="{lesson.stem}.html#exercise-{found.number}">in its lesson</a>'
@@ -122,27 +124,20 @@ def exercises() -> str:
 @page
 def bibliography() -> str:
     """Each source once, with the lessons that cite it; by author."""
-    works: dict[str, tuple] = {}
-    for lesson in lessons():
-        for work in lesson.works:
-            # Pages of one book are one work; the lesson that names most authors and the longer title is right.
-            key = work.title if "d2l.ai" in work.url else work.url
-            best, citing = works.get(key, (work, []))
-            if len(work.authors) > len(best.authors):
-                best = work
-            longer = max(work.title, best.title, key=len)
-            works[key] = (best._replace(title=longer), [*citing, lesson])
+    works: dict[tuple, list] = {}
+    for lesson in lessons().values():
+        for source in lesson.sources:
+            works.setdefault((source["authors"], source["title"], source["year"]), []).append((source["url"], lesson))
     rows = []
-    for work, citing in sorted(works.values(), key=lambda found: surname(found[0].authors)):
-        where = ", ".join(f"[{lesson.title}]({lesson.stem}.ipynb)" for lesson in citing)
-        year = f", {work.year}" if work.year else ""
-        rows.append(f"- {work.authors}, [{work.title}]({work.url}){year}. In: {where}.")
+    for (authors, title, year), citing in sorted(works.items(), key=lambda work: surname(work[0][0])):
+        where = ", ".join(f"[{lesson.title}]({lesson.stem}.ipynb)" for _, lesson in citing)
+        rows.append(f"- {authors}, [{title}]({citing[0][0]}), {year}. In: {where}.")
     return "\n".join(rows) + "\n"
 
 
 def surname(authors: str) -> str:
-    """What a list of authors such as "L. van der Maaten and …" is sorted by."""
-    return re.sub(r"^(?:\w\.-?)+ ", "", re.split(r",| and ", authors)[0]).casefold()
+    """What a list of authors such as "L. van der Maaten and …" is sorted by: the first one without initials."""
+    return " ".join(name for name in authors.split(",")[0].split(" and ")[0].split() if name[-1] != ".").casefold()
 
 
 # --- what a site needs: address, version, preview, a page for a wrong address, a map for search engines ---
@@ -153,7 +148,7 @@ def site(app: Sphinx, config: Config) -> None:
     options = config.html_theme_options
     owner, name = options["repository_url"].rstrip("/").split("/")[-2:]
     config.html_baseurl = f"https://{owner.lower()}.github.io/{name}/"
-    options["extra_footer"] += version(BOOK.parent)
+    options["extra_footer"] += version(ROOT)
     # The theme's script listens to the first sidebar button of a page alone. The header's would be that one, and the
     # header is hidden: without anything in it, it has no buttons either.
     options["navbar_persistent"] = []
@@ -161,35 +156,30 @@ def site(app: Sphinx, config: Config) -> None:
 
 def version(root: Path) -> str:
     """Which commit this is, and of which day; nothing for a copy that is not a repository of its own."""
+    if not (root / ".git").exists():
+        return ""
     # Within a hook, git's own variables would name the repository that the hook belongs to.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-    def git(*command: str) -> str:
-        call = ["git", "-C", str(root), *command]
-        return subprocess.check_output(call, text=True, env=environment, stderr=subprocess.DEVNULL).strip()
-
+    command = ["git", "-C", str(root), "log", "-1", "--format=%h %ct"]
     try:
-        top, _ = git("rev-parse", "--show-toplevel", "HEAD:book/_ext/book_pages.py").rsplit("\n", 1)
-        if Path(top).resolve() != root.resolve():
-            return ""  # a copy inside another repository, whose commits say nothing of it
-        short, seconds = git("log", "-1", "--format=%h %ct").split()
-    except (subprocess.CalledProcessError, FileNotFoundError):  # no repository, another one, or no git
+        commit = subprocess.check_output(command, text=True, env=environment, stderr=subprocess.DEVNULL)
+    except (subprocess.CalledProcessError, FileNotFoundError):  # no commit yet, or no git
         return ""
+    short, seconds = commit.split()
     day = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", seconds)))
     return f" Version {short}, {day.tm_mday} {time.strftime('%B %Y', day)}."
 
 
 def describe(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
     """What a link to a page shows where it is shared."""
-    title = re.sub(r"<[^>]*>", "", context.get("title", ""))
     tags = {
-        "og:title": title,
+        "og:title": unescape(Markup(context.get("title", "")).striptags()),
         "og:site_name": app.config.html_title or app.config.project,
         "og:type": "article",
         "og:description": "Executable lessons on why deep networks train, with sliders that move in the page.",
         "og:url": f"{app.config.html_baseurl}{pagename}.html",
         "og:image": f"{app.config.html_baseurl}_static/preview.png",
-        "og:image:alt": lessons()[0].sliders[0].alt,
+        "og:image:alt": first_lesson().sliders[0].alt,
     }
     context["metatags"] = context.get("metatags", "") + "".join(
         f'\n    <meta property="{name}" content="{escape(value)}">' for name, value in tags.items()
@@ -201,8 +191,9 @@ DOOR = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+{head}
 <title>{title}</title>
-{head}<style>
+<style>
 :root {{ color-scheme: light dark; }}
 body {{ font: 1.1rem/1.6 sans-serif; max-width: 34rem; margin: 15vh auto; padding: 0 1rem; }}
 </style>
@@ -219,15 +210,15 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     if exception or app.builder.format != "html":
         return
     outdir, base = Path(app.outdir), app.config.html_baseurl
-    preview = next(data["image/png"] for data in lessons()[0].outputs if "image/png" in data)
+    preview = next(data["image/png"] for data in first_lesson().outputs if "image/png" in data)
     (outdir / "_static/preview.png").write_bytes(base64.b64decode(preview))
     title, first = app.config.html_title or app.config.project, "book/index.html"
     refresh = f'<meta http-equiv="refresh" content="0; url={first}">\n'
-    door = DOOR.format(title=escape(title), head=refresh, text=f'<a href="{first}">To the book</a>')
+    door = DOOR.format(title=escape(title), head=HEAD + refresh, text=f'<a href="{first}">To the book</a>')
     (outdir / "index.html").write_text(door, "utf-8")
     # Served for any address, at any depth: its link must be whole.
     lost = f'The book has no page at this address. <a href="{base}{first}">To its first page</a>.'
-    (outdir / "404.html").write_text(DOOR.format(title="Not found", head="", text=lost), "utf-8")
+    (outdir / "404.html").write_text(DOOR.format(title="Not found", head=HEAD, text=lost), "utf-8")
     urls = "".join(f"<url><loc>{base}{name}.html</loc></url>\n" for name in sorted(app.env.found_docs))
     sitemap = f'<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n'
     (outdir / "sitemap.xml").write_text(sitemap, "utf-8")
@@ -238,5 +229,4 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", fill)
     app.connect("html-page-context", describe)
     app.connect("build-finished", finish, priority=900)  # after the table of contents has written its index.html
-    app.add_css_file("book.css")
     return dict(parallel_read_safe=True, parallel_write_safe=True)

@@ -1,25 +1,13 @@
 """What the book's own pages know of the lessons: read from the notebooks, so that nothing is said twice."""
 
 import re
-from collections.abc import Iterator
-from functools import cached_property
-from pathlib import Path
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import nbformat
 from lessons_lib.sliders import frames, parameters
 from nbformat import NotebookNode
-
-BOOK = Path(__file__).resolve().parents[1]
-TOC = BOOK.parent / "_toc.yml"
-LESSONS = [
-    stem
-    for stem in re.findall(r"file: book/(\w+)$", TOC.read_text("utf-8"), re.M)
-    if (BOOK / f"{stem}.ipynb").exists() and stem != "benchmarks"
-]  # in the book's order
-
-
-URL = r"https://(?:[^()\s]|\([^()\s]*\))+"  # may hold brackets in pairs
+from tools import contents
 
 
 class Slider(NamedTuple):
@@ -39,43 +27,18 @@ class Exercise(NamedTuple):
     solution: str
 
 
-class Work(NamedTuple):
-    """A source that a lesson cites."""
-
-    authors: str
-    title: str
-    url: str
-    year: str
-
-
 class Lesson:
-    """A notebook, and what can be read from it."""
+    """A notebook, and what can be read from it and from its metadata: module, goals, needs, sources."""
 
-    def __init__(self, folder: Path, stem: str) -> None:
-        self.stem, self.path = stem, folder / f"{stem}.ipynb"
-
-    @cached_property
-    def cells(self) -> list[NotebookNode]:
-        return nbformat.v4.reads(self.path.read_text("utf-8")).cells
-
-    @cached_property
-    def prose(self) -> str:
-        return "\n\n".join(cell.source for cell in self.cells if cell.cell_type == "markdown")
-
-    @cached_property
-    def title(self) -> str:
-        """As in its heading, without the Chinese term."""
-        return re.match(r"# (.+?)(?: \(.+\))?\n", self.prose)[1]
-
-    @cached_property
-    def needs(self) -> list[str]:
-        """The lessons that its opening says one needs."""
-        sentence = re.search(r"^You need .*?\.(?= |$)(?<!\bipynb\.)", self.cells[0].source, re.M)
-        return re.findall(r"\]\((\w+)\.ipynb\)", sentence[0]) if sentence else []
-
-    @cached_property
-    def outputs(self) -> list[NotebookNode]:
-        return [out.data for c in self.cells if c.cell_type == "code" for out in c.outputs if "data" in out]
+    def __init__(self, stem: str) -> None:
+        self.stem, self.title = stem, contents.title(stem)
+        notebook = nbformat.v4.reads((contents.ROOT / f"book/{stem}.ipynb").read_text("utf-8"))
+        facts = notebook.metadata["lesson"]
+        self.module, self.needs, self.sources = facts["module"], facts["needs"], facts["sources"]
+        self.prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        self.code = "\n".join(cell.source for cell in code)
+        self.outputs: list[NotebookNode] = [output.data for cell in code for output in cell.outputs if "data" in output]
 
     @cached_property
     def sliders(self) -> list[Slider]:
@@ -101,27 +64,26 @@ class Lesson:
 
     @cached_property
     def exercises(self) -> list[Exercise]:
-        pattern = r"^\*\*(\d+)\. (.+?)\*\*\s*(.*?)\s*<details>\s*<summary>.*?</summary>\s*(.*?)\s*</details>"
-        return [Exercise(*found) for found in re.findall(pattern, self.prose, re.DOTALL | re.MULTILINE)]
+        found = []
+        for part in self.prose.split("</details>"):
+            said, _, fold = part.partition("<details>")
+            if opening := re.search(r"^\*\*(\d+)\. (.+?)\*\*(.*)", said, re.DOTALL | re.MULTILINE):
+                number, title, statement = opening.groups()
+                solution = fold.partition("</summary>")[2].strip()
+                if not solution:
+                    raise ValueError(f"{self.stem}: exercise {number} has no folded solution")
+                found.append(Exercise(number, title, statement.strip(), solution))
+        return found
 
-    @cached_property
-    def works(self) -> list[Work]:
-        return [*self._works()]
-
-    def _works(self) -> Iterator[Work]:
-        authors = ""
-        for item in re.findall(r"^- (.*\]\(https://.*)$", self.prose.rpartition("Sources:")[2], re.M):
-            for before, title, url, year in re.findall(rf"(.*?),? \[([^]]+)\]\(({URL})\)(?:,? \(?(\d{{4}}))?", item):
-                named = before.removeprefix(", and ")
-                authors = authors if named == "The same" else named
-                yield Work(authors, title, url, year)
-
-    def minutes(self) -> int:
-        """To read it: 200 words of prose a minute, 25 lines of code, to the next five minutes."""
+    def summary(self) -> str:
+        """How long it takes to read (200 words of prose a minute, 25 lines of code), and what it has to try."""
         words = len(re.sub(r"\$[^$]*\$", " x ", self.prose).split())
-        lines = sum(c.source.count("\n") + 1 for c in self.cells if c.cell_type == "code")
-        return 5 * max(1, round((words / 200 + lines / 25) / 5))
+        minutes = 5 * max(1, round((words / 200 + (self.code.count("\n") + 1) / 25) / 5))
+        sliders = len(self.sliders)
+        return f"{minutes} minutes · {sliders} slider{'s' * (sliders > 1)} · {len(self.exercises)} exercises"
 
-    def facts(self) -> str:
-        sliders, exercises = len(self.sliders), len(self.exercises)
-        return f"{self.minutes()} minutes · {sliders} slider{'s' * (sliders > 1)} · {exercises} exercises"
+
+@cache
+def lessons() -> dict[str, Lesson]:
+    """The book's lessons in order, by their stems."""
+    return {stem: Lesson(stem) for stem in contents.lessons()}

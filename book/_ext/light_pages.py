@@ -1,66 +1,40 @@
-"""Pages that are there at once: formulas set at build time, icons in the page, nothing loaded that is not used.
+"""Pages that are there at once: formulas set at build time, and nothing loaded or written that is not used.
 
 A page of the theme with MathJax weighs 1.3 MB and moves while its formulas are set. As MathML they are part of the
-page: the browser sets them with everything else, in a font that holds the glyphs of this book alone.
+page: the browser sets them with everything else, in a font that the style sheet holds.
 """
 
-import base64
-import io
 import json
-import logging
 import re
-from collections.abc import Iterable, Iterator
-from html import escape, unescape
-from importlib.util import find_spec
+from collections.abc import Iterable
+from functools import cache
+from html import escape
+from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import pypandoc
 from docutils import nodes
-from fontTools.subset import Options, Subsetter
-from fontTools.ttLib import TTFont
+from myst_nb.sphinx_ import HideCodeCellNode, depart_HideCellInput
+from pygments.formatters import HtmlFormatter
+from pygments.token import Name, Punctuation, Text, Whitespace
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
+from sphinx.highlighting import PygmentsBridge
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.writers.html5 import HTML5Translator
-
-logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells what it leaves out
+from tools.contents import ROOT
 
 FORMULAS: dict[tuple[bool, str], str] = {}  # whether on a line of its own, and TeX: MathML
 TAG = re.compile(r"\\tag(\*?)\s*\{([^{}$\\]*)\}")
-# A function's name, with its exponent or index. It stands a little apart from what it is applied to, unless that is in
-# brackets, and from what it is multiplied with.
-NAME = r'<mrow><mi mathvariant="normal">\w+</mi><mo>&#8289;</mo></mrow>'
-SCRIPT = r"m(?:sup|sub|under)"
-NAME = rf"(?:{NAME}|<{SCRIPT}>{NAME}<m[ino]>[^<]*</m[ino]></{SCRIPT}>)"
-PRIME = r'<mrow>\1<mo lspace="0" rspace="0">\2</mo></mrow>'
-SPACE = '<mspace width="0.167em"></mspace>'
-APPLIED = re.compile(rf"({NAME})(?=<m(?!o|space))")
-MULTIPLIED = re.compile(rf'(</m(?:i|n|sup|sub|frac)>|form="postfix">[^<]*</mo>)(?={NAME})')
-CSP = (
-    "default-src 'none'; script-src 'self' 'unsafe-inline' file:; style-src 'self' 'unsafe-inline' file:; "
-    "img-src 'self' data: file:; font-src 'self' data: file:; connect-src 'self' file:; "
-    "base-uri 'none'; form-action 'self' file:"
-)
-ICON = re.compile(r'<(i|span) class="([^"]*\bfa-[^"]*)"([^>]*)></\1>')
-# The formulas' font is in the page, but takes a moment to unpack: shown before, the text would move.
-WAIT = """
-document.documentElement.classList.add("waits");
-document.fonts.load("1em 'Book Math'").finally(() => document.documentElement.classList.remove("waits"));
-"""
-FONT_AWESOME = ("scripts/fontawesome.js", "vendor/fontawesome/*/js/all.min.js")  # where the theme has had it
-# Loaded for what this book has not: tabs, Thebe, icons by script, settings and buttons of the same.
-UNUSED_FILES = "sphinx-thebe|sphinx-design|design-tabs|togglebutton|scripts/fontawesome|vendor/fontawesome"
-UNUSED = re.compile(
-    rf"\s*<(?:link|script)[^>]*_static/(?:{UNUSED_FILES})[^>]*>(?:</script>)?"
-    r"|\s*<script>(?:let toggle|var togglebutton)[^<]*</script>"
-    r'|\s*<link rel="preload" as="(?:font|script)"[^>]*>'
-)
-# The theme loads all that searching needs on every page; what is asked there is answered by the page of the search.
-SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>')
-# A script that nothing in the page waits for can wait itself. (The page of the search calls its scripts at once.)
-PATIENT = re.compile(r'<script (?=src="[^"]*_static/(?!documentation_options))')
-# Names, brackets and spaces have the colour of code itself: elements for them are a third of a page's.
-PLAIN = re.compile(r'<span class="(?:n|nn|p|w)">([^<]*)</span>')
+SHEETS = ("theme", "bootstrap", "pydata-sphinx-theme")  # what the theme itself loads first; the second in old versions
+# No page may ask another host for anything. An empty icon: without one a browser asks for /favicon.ico.
+HEAD = """
+    <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'self' 'unsafe-inline' file:; \
+style-src 'self' 'unsafe-inline' file:; img-src 'self' data: file:; font-src 'self' data: file:; \
+connect-src 'self' file:; base-uri 'none'; form-action 'self' file:">
+    <link rel="icon" href="data:,">"""
 
 
 def convert(formulas: Iterable[tuple[bool, str]]) -> None:
@@ -72,24 +46,57 @@ def convert(formulas: Iterable[tuple[bool, str]]) -> None:
     formulas = [{"t": "Math", "c": [kinds[block], numbered(block, tex)[0]]} for block, tex in missing]
     paragraphs = [{"t": "Para", "c": [formula]} for formula in formulas]
     document = json.dumps({"pandoc-api-version": [1, 23, 1], "meta": {}, "blocks": paragraphs})
-    html = pypandoc.convert_text(document, "html", format="json", extra_args=["--mathml", "--wrap=none"])
-    found = re.findall(r"<math.*?</math>", html, re.DOTALL)
-    if len(found) != len(missing):
-        raise ExtensionError(f"{len(missing) - len(found)} formulas are beyond pandoc: {html}")
-    for formula, mathml in zip(missing, found, strict=True):
-        FORMULAS[formula] = mended(mathml)
+    xml = pypandoc.convert_text(document, "html", format="json", extra_args=["--mathml", "--wrap=none"])
+    for formula, paragraph in zip(missing, ElementTree.fromstring(f"<body>{xml}</body>"), strict=True):
+        for part in paragraph.iter():
+            part.tag = part.tag.rpartition("}")[2]  # HTML has no namespaces
+        math = paragraph.find(".//math")
+        if math is None:
+            raise ExtensionError(f"{formula[1]}: a formula that pandoc cannot convert")
+        mend(math)
+        if unknown := set("".join(math.itertext())) - known_letters():
+            signs = " ".join(sorted(unknown))
+            raise ExtensionError(f"{formula[1]}: the formulas' font has no {signs}: add it in tools/math_font.py")
+        FORMULAS[formula] = ElementTree.tostring(math, "unicode", method="html").strip()
 
 
-def mended(mathml: str) -> str:
-    """Without the TeX beside it, and with the spaces and sizes that TeX would give, where pandoc's do not."""
-    mathml = re.sub(r"<annotation.*?</annotation>|</?semantics>| xmlns=\"[^\"]*\"", "", mathml, flags=re.DOTALL)
-    mathml = mathml.replace('stretchy="true" form="prefix">‖', 'stretchy="false" form="prefix">‖')
-    mathml = mathml.replace('stretchy="true" form="postfix">‖', 'stretchy="false" form="postfix">‖')
-    # A prime is raised already.
-    mathml = re.sub(r"<msup>(<mi>.</mi>|<mrow>.{,60}?</mrow>)<mo>([′″‴])</mo></msup>", PRIME, mathml)
-    # A sign that begins a line's second part is no sign: it adds.
-    mathml = re.sub(r"(padding-left: 0\">)<m[io]>([−+])</m[io]>", r'\1<mo form="infix">\2</mo>', mathml)
-    return MULTIPLIED.sub(rf"\1{SPACE}", APPLIED.sub(rf"\1{SPACE}", mathml))
+@cache
+def known_letters() -> set[str]:
+    """The letters and signs in the formulas' font."""
+    sheet = (ROOT / "book/_static/formulas.css").read_text("utf-8")
+    return {chr(int(letter, 16)) for letter in re.findall(r"U\+([0-9A-F]+)", sheet)} | {"\u2061", "\n"}
+
+
+def mend(math: Element) -> None:
+    """Leave out the TeX, and set the spaces and sizes that TeX would, where pandoc sets others."""
+    math[:] = [math.find("semantics")[0]]
+    for part in list(math.iter()):
+        if part.tag == "mo" and part.text == "‖" and part.get("form") in ("prefix", "postfix"):
+            part.set("stretchy", "false")
+        if part.tag == "msup" and part[1].tag == "mo" and part[1].text in "′″‴":  # which is raised already
+            part.tag, part[1].attrib = "mrow", dict(lspace="0", rspace="0")
+        if part.tag == "mtd" and "padding-left: 0" in part.get("style", ""):
+            first = next((leaf for leaf in part.iter() if leaf.text), part)
+            if first.text in ("−", "+"):  # at the start of a line's second part it is not a sign: it adds
+                first.tag, first.attrib = "mo", dict(form="infix")
+        if part.tag in ("math", "mrow", "mtd", "mstyle"):
+            space_names(part)
+
+
+def space_names(row: Element) -> None:
+    """Set a function's name a little apart from its argument, unless that is in brackets, and from a factor before."""
+    for left, right in list(pairwise(row)):
+        applied = is_name(left) and right.tag not in ("mo", "mspace")
+        factor = left.tag in ("mi", "mn", "msup", "msub", "mfrac") or left.get("form") == "postfix"
+        if applied or is_name(right) and factor:
+            row.insert(list(row).index(left) + 1, Element("mspace", width="0.167em"))
+
+
+def is_name(part: Element) -> bool:
+    """Whether an element is a function's name, perhaps with an exponent or an index."""
+    if part.tag in ("msup", "msub", "munder"):
+        return is_name(part[0]) and len(part[1]) == 0
+    return part.tag == "mrow" and [child.text for child in part][1:] == ["\u2061"]
 
 
 def numbered(block: bool, tex: str) -> tuple[str, str]:
@@ -144,108 +151,46 @@ def block(self: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def font(texts: Iterable[str]) -> str:
-    """STIX Two Math with the glyphs that these texts need, as a data URI: one request less."""
-    wanted = {ord(letter) for text in texts for letter in unescape(re.sub("<[^>]*>", "", text))}
-    wanted |= (
-        set(range(0x1D434, 0x1D468)) | set(range(0x1D6E2, 0x1D71C)) | {ord("√"), ord("ℎ")}
-    )  # single letters, roots
-    options = Options()
-    options.layout_features = [
-        "ssty",
-        "dtls",
-    ]  # smaller letters for exponents, an i without its dot
-    options.flavor = "woff"
-    # Found, not imported: only its font is wanted.
-    folder = Path(find_spec("ziamath").origin).parent
-    source = TTFont(folder / "fonts/STIXTwoMath-Regular.ttf", recalcTimestamp=False)
-    subsetter = Subsetter(options)
-    subsetter.populate(unicodes=wanted)
-    subsetter.subset(source)
-    source.flavor = "woff"
-    file = io.BytesIO()
-    source.save(file)
-    return f"data:font/woff;base64,{base64.b64encode(file.getvalue()).decode()}"
+class PlainCode(HtmlFormatter):
+    """Names, brackets and spaces have the colour of code itself: elements for them are a third of a page's."""
+
+    def format_unencoded(self, tokensource: Iterable, outfile: object) -> None:
+        plain = {Name, Name.Namespace, Punctuation, Whitespace}
+        super().format_unencoded(((Text if kind in plain else kind, text) for kind, text in tokensource), outfile)
 
 
-def lighten(html: str, icons: str) -> str:
-    """A page without what it does not need, and with its icons inside."""
-    html = PLAIN.sub(r"\1", UNUSED.sub("", html))
-    if 'id="search-results"' not in html:
-        html = PATIENT.sub("<script defer ", SEARCH.sub("", html))
-    html = ICON.sub(lambda found: icon(icons, *found.groups()[1:]), html)
-    # What the standard allows in a summary, and what MyST-NB writes.
-    html = re.sub(r'<p class="(collapsed|expanded) admonition-title">(.*?)</p>', r'<span class="\1">\2</span>', html)
-    html = html.replace("&body=", "&amp;body=")  # in the address of the button for issues
-    # An empty icon: without one a browser asks for /favicon.ico, and logs that there is none.
-    policy = f'<meta http-equiv="Content-Security-Policy" content="{CSP}">\n    <link rel="icon" href="data:,">'
-    return html.replace("<head>", f"<head>\n    {policy}", 1)
+def fold(self: HTML5Translator, node: HideCodeCellNode) -> None:
+    """Begin a folded cell as MyST-NB does, but with two <span>: it writes <p>, which HTML forbids in a <summary>."""
+    words = dict(collapsed=node["prompt_show"], expanded=node["prompt_hide"])
+    spans = "".join(f'<span class="{name}">{escape(text)}</span>\n' for name, text in words.items())
+    self.body.append(f'<details class="admonition hide {" ".join(node["classes"])}">\n')
+    self.body.append(f'<summary aria-label="Toggle hidden content">\n{spans}</summary>\n')
 
 
-def icon(icons: str, classes: str, attributes: str) -> str:
-    """The SVG of a Font Awesome icon, from the script that would draw it in the browser."""
-    names = [name for name in re.findall(r"\bfa-([\w-]+)", classes) if name not in ("solid", "brands", "lg")]
-    found = re.search(rf'[{{,"]{names[0]}"?:\[(\d+),(\d+),\[[^]]*\],"\w+","([^"]+)"', icons)
-    if not found:
-        raise ExtensionError(f"{names[0]}: no such icon in the theme's script")
-    width, height, path = found.groups()
-    attributes = re.sub(r'\s*title="[^"]*"', "", attributes)  # which no SVG may have
-    kept = " ".join(name for name in classes.split() if not name.startswith("fa"))
-    return (
-        f'<svg class="icon {kept}"{attributes} viewBox="0 0 {width} {height}" aria-hidden="true">'
-        f'<path d="{path}"/></svg>'
-    )
-
-
-RULE = re.compile(r"[^{}]*\[data-theme=[^{}]*\{[^{}]*\}")
-DARK, LIGHT = (re.compile(rf'\[data-theme="?{theme}"?\]') for theme in ("dark", "light"))
-
-
-def on_paper(css: str) -> str:
-    """Styles in which the dark theme is for screens alone: on paper its rules are the light one's."""
-
-    def rule(found: re.Match[str]) -> str:
-        dark, light = DARK.search(found[0]), LIGHT.search(found[0])
-        if dark and not light:
-            return f"@media not print {{{found[0]}}}"
-        if light and not dark:
-            return f"{found[0]}@media print {{{LIGHT.sub('[data-theme=dark]', found[0])}}}"
-        return found[0]
-
-    return RULE.sub(rule, css)
-
-
-def pages(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*.html") if "_static" not in path.relative_to(folder).parts)
-
-
-def finish(app: Sphinx, exception: Exception | None) -> None:
-    if exception or app.builder.format != "html":
-        return
-    outdir, static = Path(app.outdir), Path(app.outdir, "_static")
-    face = f"@font-face {{ font-family: 'Book Math'; src: url({font(FORMULAS.values())}) format('woff'); }}\n"
-    (static / "formulas.css").write_text(face, "utf-8")
-    theme = Path(find_spec("pydata_sphinx_theme").origin).parent / "theme/pydata_sphinx_theme/static"
-    script = next(path for name in FONT_AWESOME for path in theme.glob(name))
-    icons = script.read_text("utf-8")
-    for path in pages(outdir):
-        html = path.read_text("utf-8")
-        if CSP not in html:  # else an earlier build has written it
-            path.write_text(lighten(html, icons), "utf-8")
-    for path in static.rglob("*.css"):
-        if "data-theme" in (css := path.read_text("utf-8")) and "@media not print" not in css:
-            path.write_text(on_paper(css), "utf-8")
-    for pattern in (*FONT_AWESOME, "scripts/fontawesome.js.*", "vendor/fontawesome/**/*", "sphinx-thebe*"):
-        for path in static.glob(pattern):
-            if path.is_file():
-                path.unlink()
+def head(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
+    """What book/_templates/layout.html writes into a page's head; and an address that the theme forgets to escape."""
+    context["metatags"] = HEAD + context.get("metatags", "")
+    theme = Path(app.outdir, "_static/styles")
+    context["theme_sheets"] = [f"_static/styles/{name}.css" for name in SHEETS if (theme / f"{name}.css").exists()]
+    if not context["theme_sheets"]:
+        raise ExtensionError(f"the theme has none of the style sheets {', '.join(SHEETS)}")
+    for script in context["script_files"]:
+        at_once = pagename == "search" or script.filename in (None, "", "_static/documentation_options.js")
+        script.attributes["defer"] = None if at_once else "defer"  # what other scripts of the page call at once
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if "&amp;" in button.get("url", ""):
+                raise ExtensionError("the theme escapes its buttons' addresses by now: here they need not be")
+            button |= {"url": escape(button["url"])} if "url" in button else {}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     app.config.html_math_renderer = "mathml"
     app.add_post_transform(Formulas)
-    app.add_css_file("formulas.css")
-    app.add_js_file(None, body=WAIT)
-    app.connect("build-finished", finish, priority=950)
+    app.add_node(HideCodeCellNode, override=True, html=(fold, depart_HideCellInput))
+    PygmentsBridge.html_formatter = PlainCode
+    for sheet in ("slider.css", "book.css", "icons.css", "formulas.css"):
+        app.add_css_file(sheet)
+    app.connect("html-page-context", head, priority=900)  # when the theme has made its buttons
     return dict(parallel_read_safe=True, parallel_write_safe=False)

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from playwright.sync_api import Browser, Locator, sync_playwright
+from playwright.sync_api import Browser
 
-from tests.browser.conftest import chromium, open_page, pages, watched
+from tests.browser.conftest import launched, open_page, pages, watched
 from tests.browser.test_lab import Live, jupyterlab
 
 # Milliseconds from a move of the last slider until the page is laid out again, for 40 moves over all its positions.
@@ -26,11 +26,6 @@ SWITCHES = """(box) => {
 }"""
 
 
-def switch_time(box: Locator) -> float:
-    """The median time of 40 switches, in milliseconds."""
-    return median(box.evaluate(SWITCHES))
-
-
 def built(browser: Browser) -> Iterator[tuple[str, int, float, float]]:
     """Each slider of the built pages: page, number, milliseconds a switch, kB gzipped."""
     with watched(browser) as new_page:
@@ -39,13 +34,12 @@ def built(browser: Browser) -> Iterator[tuple[str, int, float, float]]:
             open_page(page, path)
             for i, box in enumerate(page.locator(".lesson-slider").all(), 1):
                 kB = len(gzip.compress(box.evaluate("(box) => box.outerHTML").encode())) / 1e3
-                yield path, i, switch_time(box), kB
+                yield path, i, median(box.evaluate(SWITCHES)), kB
 
 
-def live(browser: Browser) -> tuple[float, float]:
+def live() -> tuple[float, float]:
     """Milliseconds from a move of the mouse to the picture in JupyterLab: their median, and the most."""
-    own = browser.browser_type.launch(executable_path=chromium())  # after many pages the other is slow to start it
-    with TemporaryDirectory() as folder, jupyterlab(Path(folder)) as address, own, own.new_page() as page:
+    with TemporaryDirectory() as folder, jupyterlab(Path(folder)) as address, launched() as own, own.new_page() as page:
         lesson = Live(page, address)
         lesson.run_all()
         delays = lesson.delays()
@@ -63,18 +57,17 @@ def interactive(browser: Browser) -> Iterator[tuple[str, float]]:
 
 def main() -> str | None:
     too_much = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium())
+    with launched() as browser:
         for path, ms in interactive(browser):
             print(f"{path}: interactive after {ms:.0f} ms, the processor four times slower")
         for path, i, ms, kB in built(browser):
             print(line := f"{path}, slider {i}: {ms:.1f} ms a switch, {kB:.0f} kB gzipped")
             if ms > 8 or kB > 60:
                 too_much.append(f"{line}, expected at most 8 ms and 60 kB")
-        ms, most = live(browser)
-        print(line := f"in JupyterLab: {ms:.0f} ms from a move of the mouse to the picture, at most {most:.0f}")
-        if ms > 150:
-            too_much.append(f"{line}, expected at most 150 ms in the median")
+    ms, most = live()  # after many pages the other browser is slow to start it
+    print(line := f"in JupyterLab: {ms:.0f} ms from a move of the mouse to the picture, at most {most:.0f}")
+    if ms > 150:
+        too_much.append(f"{line}, expected at most 150 ms in the median")
     return "\n".join(too_much) or None
 
 

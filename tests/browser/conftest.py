@@ -1,6 +1,9 @@
-"""A browser without network, in which whatever a page logs or asks of another host fails the test."""
+"""The built book, and a browser without network: whatever a page logs, or asks of another host, fails the test."""
 
+import functools
+import http.server
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -8,10 +11,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
+from tools.contents import ROOT, chapters, lessons
+
 HTML = ROOT / "_build" / "html"
+CHAPTERS = [chapter.removeprefix("book/") for chapter in chapters()]
+LESSONS = lessons()
 SYSTEM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 STORED = dict(origin="file://", storageTypes="local_storage")
 
@@ -23,6 +30,11 @@ def pages() -> list[str]:
     if "index.html" not in found:
         raise FileNotFoundError(f"{HTML} holds no book: build it first, with `make book`")
     return [path for path in found if path not in ("index.html", "404.html")]  # which only lead to the first
+
+
+@cache
+def soup(path: str) -> BeautifulSoup:
+    return BeautifulSoup((HTML / path).read_text("utf-8"), "html.parser")
 
 
 def chromium() -> str | None:
@@ -87,13 +99,18 @@ def open_page(page: Page, path: str) -> None:
     page.evaluate("document.fonts.ready.then(() => null)")
 
 
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A browser of one's own."""
+    executable = chromium()
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=executable) as browser:
+        yield browser
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    executable = chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -107,6 +124,20 @@ def page(new_page: Callable[..., Page]) -> Page:
     return new_page()
 
 
+@pytest.fixture(scope="session")
+def served() -> Iterator[str]:
+    """The address of the book, served as a site."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=HTML)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 if __name__ == "__main__":  # is there a browser that starts?
-    with sync_playwright() as playwright:
-        playwright.chromium.launch(executable_path=chromium()).close()
+    with launched():
+        pass

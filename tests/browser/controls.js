@@ -115,18 +115,6 @@ window.pressAll = (many) => found.filter((e) => many.includes(kinds.get(e)[0])).
   });
   return !(point && focused && worked.every(Boolean));
 }).map((e) => e.outerHTML.slice(0, 200));
-// Where the thumbs of a slider stand, and whether its words and its picture say the same.
-window.agrees = (box) => {
-  const { parameters } = JSON.parse(box.querySelector("script").textContent);
-  const inputs = [...box.querySelectorAll("input")];
-  const places = inputs.map((input) => Number(input.value));
-  const k = String(places.reduce((k, place, i) => k * parameters[i].values.length + place, 0));
-  const said = (input, i) => [input.ariaValueText, input.nextElementSibling.textContent]
-    .every((text) => text === parameters[i].values[places[i]]);
-  const parts = [...box.querySelectorAll("[data-frames]")];
-  const right = (part) => (part.getAttribute("display") !== "none") === part.dataset.frames.split(" ").includes(k);
-  return [places, inputs.length === parameters.length && inputs.every(said) && parts.length > 0 && parts.every(right)];
-};
 // Everything as it was.
 window.reset = () => {
   document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());

@@ -11,8 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from tests.browser.conftest import HTML, context, open_page, pages
-from tests.browser.test_pages import LESSONS, soup
+from tests.browser.conftest import HTML, LESSONS, context, open_page, pages, soup
 
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 OPTIONS = {"runOnly": WCAG, "resultTypes": ["violations"], "preload": False}  # a page of files may not read its styles
@@ -86,7 +85,13 @@ def test_the_html_is_well_formed(path: str) -> None:
     parser.parse(text)
     assert [(text.splitlines()[line - 1][:200], code) for (line, _), code, _ in parser.errors] == []
     assert not re.search(r"<summary[^>]*>\s*<p|<style(?![^>]*>).*</body>", text)  # which a parser lets pass
-    assert not soup(path).select("body style")
+    page = soup(path)
+    ids = [element["id"] for element in page.select("[id]")]
+    assert len(ids) == len(set(ids)) and not page.select("body style")
+    headings = [
+        heading for heading in page.select("h1, h2, h3, h4") if not heading.find_parent(id="jb-print-docs-body")
+    ]
+    assert all(heading.text.strip("# \n") for heading in headings)  # but the theme's for paper
 
 
 @pytest.mark.parametrize("path", pages())
@@ -121,16 +126,15 @@ def test_a_page_is_light_and_asks_no_other_host_nor_may_it(path: str, browser: B
     files = [Path(unquote(urlsplit(url).path)) for url in seen if url.startswith("file:")]
     sizes = {file.name: len(gzip.compress(file.read_bytes())) for file in files}
     assert 0 < sum(sizes.values()) < 500_000, sizes
-    if path != "404.html":  # which asks for nothing at all
-        refused = page.evaluate("""async () => {
-            const seen = [];
-            addEventListener("securitypolicyviolation", (e) => seen.push(e.blockedURI));
-            await fetch("https://example.org/a").catch(() => null);
-            const picture = new Image();
-            await new Promise((done) => Object.assign(picture, { onerror: done, src: "https://example.org/b.png" }));
-            return seen;
-        }""")
-        assert len(refused) == 2
+    refused = page.evaluate("""async () => {
+        const seen = [];
+        addEventListener("securitypolicyviolation", (e) => seen.push(e.blockedURI));
+        await fetch("https://example.org/a").catch(() => null);
+        const picture = new Image();
+        await new Promise((done) => Object.assign(picture, { onerror: done, src: "https://example.org/b.png" }));
+        return seen;
+    }""")
+    assert len(refused) == 2
     assert asked == []
     page.close()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import ElementHandle, Page, TimeoutError
 
-from tests.browser.conftest import HTML, open_page, pages
-from tests.browser.test_pages import LESSONS, soup
+from tests.browser.conftest import HTML, LESSONS, open_page, pages
+from tests.browser.test_slider import WITH_SLIDERS, drivers
 
 SCRIPT = Path(__file__).with_name("controls.js").read_text("utf-8")
 # At each width how a reader there presses most likely; on one page, which has every kind, by every means.
@@ -192,71 +192,47 @@ def test_what_was_searched_for_is_marked_until_the_reader_hides_it(new_page: Cal
         press(page, "marks", control(page, find(page).index("marks")), means)
 
 
-def test_links_lead_where_they_say(new_page: Callable[..., Page]) -> None:
-    page = new_page()
-    open_page(page, "book/resnet.html")
-    for link, target in ((".left-prev", "batch_norm"), (".right-next", "resnet"), (".navbar-brand", "index")):
-        page.locator(link).click()
-        page.wait_for_url(f"**/{target}.html")
-    page.locator(".bd-sidenav a[href='sgd.html']").click()
-    page.wait_for_url("**/sgd.html")
-    page.locator(".search-button__button").locator("visible=true").click()
-    page.keyboard.type("momentum")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/search.html?q=momentum")
-    page.locator("#search-results a[href*='gradient_descent']").first.click()
-    page.wait_for_url("**/gradient_descent.html")
-
-
 # What a page remembers, and what is kept of it
 
-WITH_SLIDERS = [path for path in pages() if soup(path).select(".lesson-slider")]
 
-
-def agree(page: Page) -> list[list[int]]:
-    """Thumb, words and picture of each slider say the same, before and after it is moved; where it then stands."""
+def move(page: Page, stem: str) -> list[list[int]]:
+    """Move each slider to one of its ends, where its words and picture must say the same; where they then stand."""
     found = []
-    for box in page.locator(".lesson-slider").all():
-        before, agrees = box.evaluate("(box) => agrees(box)")
-        assert agrees, f"a slider says and shows two things: {box.inner_text()}"
-        for place, track in zip(before, box.get_by_role("slider").all(), strict=True):
-            track.press("Home" if place else "End")
-        found.append(box.evaluate("(box) => agrees(box)"))
-        assert found[-1][1] and all(a != b for a, b in zip(before, found[-1][0], strict=True))
-    return [places for places, _ in found]
+    for driver in drivers(page, stem):
+        for i, place in enumerate(driver.indices):
+            driver.press(i, *(("Home", 0) if place else ("End", len(driver.parameters[i]["values"]) - 1)))
+        found.append(driver.indices)
+    return found
 
 
-@pytest.mark.parametrize("path", WITH_SLIDERS)
-def test_after_back_sliders_say_what_their_picture_shows(path: str, new_page: Callable[..., Page]) -> None:
+@pytest.mark.parametrize("stem", WITH_SLIDERS)
+def test_after_back_sliders_say_what_their_picture_shows(stem: str, new_page: Callable[..., Page]) -> None:
     page = new_page()
-    start(page, path)
-    agree(page)
+    open_page(page, f"book/{stem}.html")
+    move(page, stem)
     page.goto((HTML / "404.html").as_uri())
     page.go_back()
-    page.evaluate(SCRIPT)
-    agree(page)
+    move(page, stem)
 
 
-@pytest.mark.parametrize("path", ["book/index.html", "book/optimization.html"])
+@pytest.mark.parametrize("stem", ["index", "optimization"])
 def test_nor_do_they_after_forward_a_reload_or_in_a_saved_page(
-    path: str, new_page: Callable[..., Page], tmp_path: Path
+    stem: str, new_page: Callable[..., Page], tmp_path: Path
 ) -> None:
     page = new_page()
     page.goto((HTML / "404.html").as_uri())
-    start(page, path)
-    agree(page)
+    open_page(page, f"book/{stem}.html")
+    move(page, stem)
     page.go_back()
     for again in (page.go_forward, page.reload):
         again()
-        page.evaluate(SCRIPT)
-        moved = agree(page)
+        moved = move(page, stem)
     for copy in ("saved.html", "copy of saved.html"):
         tags = page.evaluate("() => document.querySelectorAll('*').length")
         page.goto(save(page, tmp_path / copy))
         assert page.evaluate("() => document.querySelectorAll('*').length") == tags
-        page.evaluate(SCRIPT)
-        assert [box.evaluate("(box) => agrees(box)[0]") for box in page.locator(".lesson-slider").all()] == moved
-        moved = agree(page)
+        assert [driver.indices for driver in drivers(page, stem)] == moved
+        moved = move(page, stem)
 
 
 def save(page: Page, path: Path) -> str:

@@ -45,15 +45,8 @@ def jupyterlab(folder: Path) -> Iterator[str]:
     prepare_environment()
     settings = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR")}
     settings |= {name: str(folder / name.lower()) for name in ("JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
-    command = [
-        sys.executable,
-        "-m",
-        "jupyter",
-        "lab",
-        *SETTINGS,
-        f"--ServerApp.port={port}",
-        f"--notebook-dir={folder}",
-    ]
+    options = [*SETTINGS, f"--ServerApp.port={port}", f"--notebook-dir={folder}"]
+    command = [sys.executable, "-m", "jupyter", "lab", *options]
     url = f"http://127.0.0.1:{port}"
     log = (folder / "log.txt").open("w+")
     with log, subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log) as server:
