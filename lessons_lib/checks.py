@@ -160,30 +160,21 @@ def as_tuple(name: str, value: Iterable, of: str = "numbers") -> tuple:
 
 
 def refuse_graph(name: str, x: Tensor) -> None:
-    """Raise a TypeError if somebody differentiates by x, or maps over it, where x is read as plain numbers.
-
-    Otherwise the answer would be a gradient of zeros.
-    """
+    """Raise a TypeError where x is read as plain numbers but somebody differentiates by it, who would get zeros."""
     while True:
         tracked = x.requires_grad and torch.is_grad_enabled() or forward_ad.unpack_dual(x).tangent is not None
         if tracked or is_batchedtensor(x):
-            raise TypeError(
-                f"{name}: expected plain numbers, which no gradient and no vmap can pass through; use {name}.detach()"
-            )
+            wanted = f"plain numbers, which no gradient and no vmap can pass through; use {name}.detach()"
+            raise TypeError(f"{name}: expected {wanted}")
         if maybe_current_level() is None or maybe_get_level(x) < 0:
             return
         x = get_unwrapped(x)  # what is made inside a transform of torch.func is wrapped once for each, watched or not
 
 
 def refuse_transform(name: str) -> None:
-    """Raise a TypeError inside torch.func.grad and the like, where a function is read whose gradient we take ourselves.
-
-    Otherwise what they differentiate by would count as a constant in it.
-    """
+    """Raise a TypeError inside torch.func.grad and the like, where we take the gradient of a function ourselves."""
     if maybe_current_level() is not None:
-        raise TypeError(
-            f"{name}: expected a call outside of torch.func's transforms, which would take {name} for a constant"
-        )
+        raise TypeError(f"{name}: expected a call outside of torch.func's transforms, to which it would be a constant")
 
 
 def holds(name: str, condition: Tensor) -> bool:

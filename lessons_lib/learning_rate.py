@@ -1,11 +1,10 @@
 """Schedules: learning rates as plain functions of the step, for `train`, for `gradient_descent` and for PyTorch.
 
-Each starts at lr, which is positive, and never rises (`warmup` alone rises first). The same step always gets the same
-rate. Where the formula gives less than a float can hold, the rate is 0.0, which `train` and `gradient_descent` refuse.
-`torch.optim.lr_scheduler.LambdaLR` multiplies with the optimiser's own rate: let that be 1.
+Each starts at lr, which is positive, and never rises, but for a `warmup`. The same step, an int of at least 0, always
+gets the same rate. Where the formula gives less than a float can hold, that is 0.0, which `train` and
+`gradient_descent` refuse. PyTorch's `LambdaLR` multiplies with the optimiser's own rate: let that be 1.
 
-An argument or a step that is out of range raises a ValueError, one that is of the wrong kind a TypeError. A step is an
-int of at least 0.
+An argument or a step that is out of range raises a ValueError, one that is of the wrong kind a TypeError.
 
 Source: A. Zhang, Z. Lipton, M. Li and A. Smola, "Dive into Deep Learning", section "Dynamic Learning Rate" (piecewise,
 exponential, polynomial). The other sources stand where they are used.
@@ -87,13 +86,8 @@ def cosine(lr: float, steps: int) -> Schedule:
     [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
     lr, steps = as_rate(lr), as_int("steps", steps, at_least=1)
-
-    def rate(step: int) -> float:
-        left = max(steps - step, 0) / steps
-        # sin² of half the angle that is left: the same, without a 1 + cos that cancels towards the end.
-        return lr * math.sin(math.pi / 2 * left) ** 2
-
-    return _schedule(rate)
+    # sin² of half the angle that is left: the same, without a 1 + cos that cancels towards the end.
+    return _schedule(lambda step: lr * math.sin(math.pi / 2 * (max(steps - step, 0) / steps)) ** 2)
 
 
 def warmup(schedule: Schedule, steps: int) -> Schedule:

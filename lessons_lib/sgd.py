@@ -1,6 +1,6 @@
 """Stochastic gradient descent: steps along the gradient of a few examples.
 
-An argument that is out of range raises a ValueError, one that is of the wrong kind a TypeError.
+Errors are those of `gradient_descent`.
 
 Sources: H. Robbins and S. Monro, "A Stochastic Approximation Method", 1951; L. Bottou, F. Curtis and J. Nocedal,
 "Optimization Methods for Large-Scale Machine Learning", 2016, arXiv:1606.04838.
@@ -67,9 +67,8 @@ def sgd(
 
     Args:
         f: takes x, a float64 tensor of x0's shape, and a batch, the int64 indices of its examples; returns the mean
-            loss of these examples, a scalar tensor; autograd finds ∇f, the gradient with respect to x.
-        x0: the start, finite: a number, or d numbers, as a sequence, an array or a tensor. No gradient flows back to
-            it: if it requires one, pass x0.detach().
+            loss of these examples, a scalar tensor. Autograd finds ∇f, the gradient with respect to x.
+        x0: the start, finite: a number, or d numbers, as a sequence, an array or a tensor.
         lr: the learning rate, or a schedule: a function of the step (0, 1, …) alone that returns it. Positive.
         steps: how often x moves. Not negative.
         num_examples, batch_size, replacement, seed: which batches; see `batches`.
@@ -78,10 +77,6 @@ def sgd(
 
     Returns:
         The trajectory, the start included, in float64: shape (steps + 1,) for a number, else (steps + 1, d).
-
-    Raises:
-        ValueError: f returns more than one number, or one whose graph does not lead to x.
-        TypeError: f does not return a real tensor; x0 requires a gradient.
 
     Source: Bottou, Curtis and Nocedal 2016, section 3.
 

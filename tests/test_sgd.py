@@ -87,27 +87,16 @@ def test_the_seed_and_nothing_else_decides(replacement: bool) -> None:
         assert len(first(2, 5, replacement=replacement, seed=seed)) == 2
 
 
-def assert_evenly_spread(outcomes: list[tuple[int, ...]], possible: list[tuple[int, ...]]) -> None:
-    """Pearson's test, which rejects outcomes that are equally likely and independent once in a million cases."""
-    found = Counter(outcomes)
-    counts = [found[one] for one in possible]
-    assert sum(counts) == len(outcomes) and scipy.stats.chisquare(counts).pvalue > 1e-6
-
-
-def test_with_replacement_all_pairs_are_equally_likely() -> None:
-    pairs = list(product(range(4), repeat=2))
-    assert_evenly_spread([tuple(batch) for batch in first(4000, 4, 2, replacement=True)], pairs)
-    drawn = [i for (i,) in first(8000, 4, replacement=True)]
-    assert_evenly_spread(list(zip(drawn[::2], drawn[1::2], strict=True)), pairs)
-
-
-def test_without_replacement_all_orders_are_equally_likely_and_each_pass_has_its_own() -> None:
-    flat = [i for (i,) in first(12_000, 3)]
-    passes = [tuple(flat[k : k + 3]) for k in range(0, 12_000, 3)]
-    orders = list(permutations(range(3)))
-    assert_evenly_spread(passes, orders)
-    successive = [a + b for a, b in zip(passes[::2], passes[1::2], strict=True)]
-    assert_evenly_spread(successive, [a + b for a, b in product(orders, repeat=2)])
+@draws
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_all_orders_are_equally_likely_and_each_pass_has_its_own(replacement: bool, batch_size: int) -> None:
+    """By Pearson's test, which rejects outcomes that are equally likely and independent once in a million cases."""
+    drawn = [i for batch in first(12_000 // batch_size, 3, batch_size, replacement=replacement) for i in batch]
+    orders = list(product(range(3), repeat=3) if replacement else permutations(range(3)))
+    possible = [one + other for one, other in product(orders, repeat=2)]
+    found = Counter(zip(*[iter(drawn)] * 6, strict=True))  # two passes each
+    assert found.keys() <= set(possible)
+    assert scipy.stats.chisquare([found[one] for one in possible]).pvalue > 1e-6
 
 
 # Steps
