@@ -5,6 +5,7 @@ import copy
 import importlib
 import inspect
 import itertools
+import math
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -18,9 +19,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import functional
+from torch.utils.data import TensorDataset
 
 import lessons_lib
-from lessons_lib import checks, objectives, training
+from lessons_lib import checks, gradient_descent, objectives, training
 from tests.calls import CALLS, LAYERS, call, flat
 from tests.nets import randn, randomised
 
@@ -275,6 +277,23 @@ def test_what_is_not_a_number_is_never_answered_with_one(name: str, data: st.Dat
             applied(name)(X)
     else:
         assert any(Y.isnan().any() for Y in applied(name)(X))
+
+
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+@settings(max_examples=12, deadline=None)
+@given(power=st.integers(-12, 12), seed=st.integers(0, 2**31))
+def test_a_loss_and_a_gradient_are_as_exact_as_their_input(dtype: torch.dtype, power: int, seed: int) -> None:
+    X = (10.0**power * randn(4, 3, seed=seed)).to(dtype)
+    labels = torch.zeros(4, dtype=torch.int64)
+    for found in (math.isfinite, math.isnan):
+        loss, _ = training.evaluate(nn.Identity(), TensorDataset(X, labels))
+        expected = nn.functional.cross_entropy(X.double(), labels).item()
+        assert found(loss) and loss == pytest.approx(expected, rel=1e-5, nan_ok=True)
+        slope = gradient_descent.gradient(lambda x: x.square().sum(), X[0])
+        assert slope.dtype == dtype and (
+            torch.equal(slope, 2 * X[0]) if X.isfinite().all() else not slope.isfinite().any()
+        )
+        X[0, 1] = float("nan")
 
 
 @pytest.mark.parametrize("name", LARGE)
