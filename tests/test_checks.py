@@ -76,11 +76,11 @@ def test_a_number_of_numpy_s_float64_is_python_s_with_a_dtype_and_the_largest_is
 
 
 def test_what_stays_itself_and_what_is_copied() -> None:
-    x, a = torch.ones(2, requires_grad=True), np.ones(2)
+    x, a = torch.ones(2, dtype=F64, requires_grad=True), np.ones(2)
     a.setflags(write=False)
     assert checks.as_tensor("x", x) is x
     checks.as_tensor("x", a).zero_()
-    checks.as_constant("x", x.detach().double()).zero_()
+    checks.as_constant("x", x.detach()).zero_()
     assert x.tolist() == a.tolist() == [1, 1]
     assert checks.as_constant("x", np.eye(2), max_dim=2).shape == (2, 2)
     with torch.no_grad():

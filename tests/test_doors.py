@@ -36,8 +36,9 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def in_64_bits() -> Iterator[None]:
     """So that Python's numbers, which PyTorch would round, give what tensors give."""
-    with training.default_dtype(torch.float64):
-        yield
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def arguments_of(*kinds: type) -> list[tuple[str, str]]:
@@ -500,7 +501,9 @@ ELSEWHERE = {  # public, and where it meets its doors
 DRAWINGS = {"figures", "sliders"}
 
 
-def test_no_public_function_is_left_out() -> None:
+def test_no_public_function_is_left_out_and_each_call_works() -> None:
+    for name in CALLS:
+        assert call(name)
     tried = {name.partition(",")[0] for name in [*CALLS, *LAYERS]}
     for stem in {path.stem for path in Path(lessons_lib.__file__).parent.glob("[!_]*.py")} - DRAWINGS:
         module = importlib.import_module(f"lessons_lib.{stem}")
