@@ -258,7 +258,8 @@ def test_any_size_dtype_and_layout(name: str, dtype: torch.dtype, data: st.DataO
 def test_constant_channels_and_images_next_to_nothing_train_all_the_same(
     name: str, dtype: torch.dtype, power: int, value: float | None, seed: int
 ) -> None:
-    X = 10.0**power * randn(*shape(name), seed=seed)
+    # In half precision the gradients of a deep net would overflow: 1 / √eps for each normalisation.
+    X = 10.0 ** (0 if dtype in HALF else power) * randn(*shape(name), seed=seed)
     if value is not None:
         X[:, 0] = value
     X = X.to(dtype).requires_grad_()
