@@ -160,7 +160,7 @@ def as_tuple(name: str, value: Iterable, of: str = "numbers") -> tuple:
 
 
 def refuse_graph(name: str, x: Tensor) -> None:
-    """Raise a TypeError where x is read as plain numbers but somebody differentiates by it, who would get zeros."""
+    """Raise a TypeError if somebody differentiates by x, and would get zeros, or maps over it: we read its numbers."""
     while True:
         tracked = x.requires_grad and torch.is_grad_enabled() or forward_ad.unpack_dual(x).tangent is not None
         if tracked or is_batchedtensor(x):

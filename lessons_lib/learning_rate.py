@@ -1,8 +1,8 @@
 """Schedules: learning rates as plain functions of the step, for `train`, for `gradient_descent` and for PyTorch.
 
-Each starts at lr, which is positive, and never rises, but for a `warmup`. The same step, an int of at least 0, always
-gets the same rate. Where the formula gives less than a float can hold, that is 0.0, which `train` and
-`gradient_descent` refuse. PyTorch's `LambdaLR` multiplies with the optimiser's own rate: let that be 1.
+Each starts at lr, which is positive, and never rises, except during a `warmup`. The same step, an int of at least 0,
+always gets the same rate. Where the formula gives less than a float can hold, the rate is 0.0, which `train` and
+`gradient_descent` refuse. PyTorch's `LambdaLR` multiplies by the optimiser's own rate: let that be 1.
 
 An argument or a step that is out of range raises a ValueError, one that is of the wrong kind a TypeError.
 
