@@ -15,18 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_batchedtensor, maybe_current_level, maybe_get_level
+from torch._C._functorch import get_unwrapped, is_batchedtensor, maybe_current_level, maybe_get_level  # none is public
 from torch.autograd import forward_ad
 
 Array = float | Sequence | np.ndarray | Tensor  # what a reader may write for numbers
 
 
 def as_int(name: str, value: int, at_least: float = -math.inf, at_most: float = math.inf) -> int:
-    """An int from Python's, or from an integer scalar of NumPy or PyTorch; no bool, and no float that is whole.
-
-    >>> as_int("steps", np.int64(3))
-    3
-    """
+    """An int from Python's, or from an integer scalar of NumPy or PyTorch; no bool, and no float that is whole."""
     value = _scalar(name, value)
     if isinstance(value, bool | np.ndarray | Tensor) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected an int, got {value!r}")
@@ -60,11 +56,7 @@ def as_number(name: str, value: float, interval: str = "(-inf, inf)") -> float:
 
 
 def as_bool(name: str, value: bool) -> bool:
-    """A bool, Python's or NumPy's.
-
-    >>> as_bool("backtrack", np.True_)
-    True
-    """
+    """A bool, Python's or NumPy's."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected a bool, got {value!r}")
     return bool(value)
@@ -73,11 +65,8 @@ def as_bool(name: str, value: bool) -> bool:
 def as_tensor(name: str, value: Array, dtype: torch.dtype | None = None) -> Tensor:
     """A floating-point tensor. One that is given stays itself, with its graph; anything else is copied.
 
-    Args:
-        name: the argument's.
-        value: a tensor, an array, a number, or a sequence of these, nested as deep as may be.
-        dtype: of what has no floating-point dtype of its own, Python's numbers and all integers; None is PyTorch's
-            default.
+    The value may be a sequence of tensors, arrays, numbers and sequences. What has no floating-point dtype of its own,
+    Python's numbers and all integers, gets `dtype`; None is PyTorch's default.
 
     >>> as_tensor("x", np.array([1.0, 2.0]))
     tensor([1., 2.], dtype=torch.float64)
@@ -106,13 +95,9 @@ def as_tensor(name: str, value: Array, dtype: torch.dtype | None = None) -> Tens
 
 
 def as_constant(name: str, value: Array, max_dim: int = 1) -> Tensor:
-    """A copy in float64 of finite numbers, without a graph, for what computes its own gradients: shape () or (d,).
+    """A copy in float64 of finite numbers, for what computes its own gradients: shape () or (d,), or up to (d, d).
 
-    A tensor that requires a gradient would not get one: that is refused, rather than answered with zeros. With a
-    max_dim of 2, a matrix serves too.
-
-    >>> as_constant("x0", (1, 2))
-    tensor([1., 2.], dtype=torch.float64)
+    A tensor that requires a gradient would not get one: that is refused, rather than answered with zeros.
     """
     x = as_tensor(name, value, torch.float64)
     refuse_graph(name, x)
@@ -128,23 +113,17 @@ def as_constant(name: str, value: Array, max_dim: int = 1) -> Tensor:
 
 
 def check_dtype(name: str, x: Tensor, dtype: torch.dtype) -> None:
-    """Raise a TypeError unless x has this dtype."""
     if x.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype}, got {x.dtype}")
 
 
 def check_function(name: str, f: Callable) -> None:
-    """Raise a TypeError unless f can be called."""
     if not callable(f):
         raise TypeError(f"{name}: expected a function, got {f!r}")
 
 
 def as_schedule(lr: float | Callable[[int], float]) -> Callable[[int], float]:
-    """The learning rate as a function of the step, whose every value is checked; its first one at once.
-
-    >>> as_schedule(0.1)(7)
-    0.1
-    """
+    """The learning rate as a function of the step, whose every value is checked; its first one at once."""
     rate = lr if callable(lr) else lambda step: lr
 
     def schedule(step: int) -> float:
@@ -155,20 +134,12 @@ def as_schedule(lr: float | Callable[[int], float]) -> Callable[[int], float]:
 
 
 def as_rate(lr: float) -> float:
-    """A learning rate: positive and finite.
-
-    >>> as_rate(0.1)
-    0.1
-    """
+    """A learning rate: positive and finite."""
     return as_number("lr", lr, "(0, inf)")
 
 
 def as_path(name: str, value: str | os.PathLike[str]) -> Path:
-    """A path, with ~ for the user's home.
-
-    >>> as_path("root", "data").name
-    'data'
-    """
+    """A path, with ~ for the user's home."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name}: expected a path, got {value!r}")
     try:
@@ -178,11 +149,7 @@ def as_path(name: str, value: str | os.PathLike[str]) -> Path:
 
 
 def as_tuple(name: str, value: Iterable, of: str = "numbers") -> tuple:
-    """The items of a sequence or of an array of one dimension, which the caller may change later.
-
-    >>> as_tuple("boundaries", np.array([2, 3]))
-    (2, 3)
-    """
+    """The items of a sequence or of an array of one dimension, which the caller may change later."""
     if isinstance(value, np.ndarray | Tensor) and value.ndim == 1:
         if isinstance(value, Tensor):
             refuse_graph(name, value)
@@ -193,38 +160,25 @@ def as_tuple(name: str, value: Iterable, of: str = "numbers") -> tuple:
 
 
 def refuse_graph(name: str, x: Tensor) -> None:
-    """Raise a TypeError if somebody differentiates by x, or maps over it, where x is read as plain numbers.
-
-    Otherwise the answer would be a gradient of zeros.
-    """
+    """Raise a TypeError if somebody differentiates by x, and would get zeros, or maps over it: we read its numbers."""
     while True:
         tracked = x.requires_grad and torch.is_grad_enabled() or forward_ad.unpack_dual(x).tangent is not None
         if tracked or is_batchedtensor(x):
-            raise TypeError(
-                f"{name}: expected plain numbers, which no gradient and no vmap can pass through; use {name}.detach()"
-            )
+            wanted = f"plain numbers, which no gradient and no vmap can pass through; use {name}.detach()"
+            raise TypeError(f"{name}: expected {wanted}")
         if maybe_current_level() is None or maybe_get_level(x) < 0:
             return
         x = get_unwrapped(x)  # what is made inside a transform of torch.func is wrapped once for each, watched or not
 
 
 def refuse_transform(name: str) -> None:
-    """Raise a TypeError inside torch.func.grad and the like, where a function is read whose gradient we take ourselves.
-
-    Otherwise what they differentiate by would count as a constant in it.
-    """
+    """Raise a TypeError inside torch.func.grad and the like, where we take the gradient of a function ourselves."""
     if maybe_current_level() is not None:
-        raise TypeError(
-            f"{name}: expected a call outside of torch.func's transforms, which would take {name} for a constant"
-        )
+        raise TypeError(f"{name}: expected a call outside of torch.func's transforms, to which it would be a constant")
 
 
 def holds(name: str, condition: Tensor) -> bool:
-    """Whether a condition is true everywhere; a TypeError if somebody maps over the argument that it is about.
-
-    >>> holds("weights", torch.tensor([True, False]))
-    False
-    """
+    """Whether a condition is true everywhere; a TypeError if somebody maps over the argument that it is about."""
     try:
         return bool(condition.all())
     except RuntimeError as error:
@@ -243,9 +197,8 @@ def _as_float(value: Real) -> float:
 
 def _scalar(name: str, value: object) -> object:
     """A scalar of NumPy or PyTorch, an array without dimensions too, as Python's; all else as it comes."""
-    if isinstance(value, Tensor) and value.dim() == 0:
+    if not isinstance(value, np.generic | np.ndarray | Tensor) or value.ndim > 0:
+        return value
+    if isinstance(value, Tensor):
         refuse_graph(name, value)
-        return value.item()
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return float(value) if isinstance(value, np.longdouble) else value.item()
-    return value
+    return value.item()

@@ -1,20 +1,21 @@
 """Fashion-MNIST: a subset that comes with the library, and the whole set on request.
 
-The data are those of Xiao, Rasul and Vollgraf (2017), "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
-Learning Algorithms", https://arxiv.org/abs/1708.07747.
+Source: H. Xiao, K. Rasul and R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
+Algorithms", 2017, arXiv:1708.07747.
 """
 
 import bz2
 import gzip
 import hashlib
 import http.client
+import io
 import math
 import os
 import secrets
+import shutil
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -48,24 +49,23 @@ MIRRORS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
 )
 TIMEOUT = 30.0  # seconds without a single byte, after which a mirror counts as dead
-UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress}
+UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress}
 
 
 def fashion_mnist(split: str, *, full: bool = False, root: str | os.PathLike[str] | None = None) -> TensorDataset:
-    """Return the images and labels of Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017, arXiv:1708.07747).
+    """The images and labels of Fashion-MNIST, as float32 of shape (n, 1, 28, 28) from 0 to 1, and int64 of shape (n,).
 
-    `split` is "train" or "test". By default come the first 1,000 (test: 200) images of each class, in the order of the
-    original files: 10,000 and 2,000 images, unaltered, which lie beside this module and need no network. `full=True`
-    asks for all 60,000 and 10,000. Their files, plain or .gz, lie in the folder `root`, by default
-    `lessons_lib/fashion_mnist` in the user's cache (`$XDG_CACHE_HOME`, or else `~/.cache`). A file that is missing
-    there is downloaded into it; a file that is there is never changed.
+    Args:
+        split: "train" or "test".
+        full: all 60,000 (test: 10,000) images, instead of the first 1,000 (200) of each class, unaltered and in the
+            original order, which are bundled with the library and need no network.
+        root: where the files of the whole set are, plain or .gz, or are downloaded to; a file that is there is never
+            changed. By default `lessons_lib/fashion_mnist` in the user's cache (`$XDG_CACHE_HOME`, or else `~/.cache`).
 
-    The images are float32 of shape (n, 1, 28, 28), from 0 (background) to 1; the labels are int64 of shape (n,), and
-    `CLASSES` names them.
-
-    Raises `ValueError` for an unknown split, for a `root` without `full=True` and for a damaged file, `TypeError` for
-    an argument of the wrong type, `FileNotFoundError` for a bundled file that is gone, `ConnectionError` where no
-    mirror delivers and another `OSError` where `root` cannot be written.
+    Raises:
+        ValueError: the split is unknown, root is given without full, or a file is damaged.
+        TypeError: an argument is of the wrong kind.
+        OSError: no mirror delivers (a `ConnectionError`), root cannot be written, or a bundled file is missing.
 
     >>> train_set = fashion_mnist("train")
     >>> image, label = train_set[0]
@@ -79,13 +79,12 @@ def fashion_mnist(split: str, *, full: bool = False, root: str | os.PathLike[str
     full, root = as_bool("full", full), None if root is None else as_path("root", root)
     if root is not None and not full:
         raise ValueError(f"root: expected None unless full=True, since the subset is bundled; got {str(root)!r}")
-    read = (lambda name: read_whole(name, root)) if full else _read_bundled
-    images, labels = (read(name) for name in FILES[split])
+    images, labels = (read_whole(name, root) if full else _read_bundled(name) for name in FILES[split])
     return TensorDataset(images.unsqueeze(1).float().div_(255), labels.long())
 
 
 def read_whole(name: str, root: str | os.PathLike[str] | None = None) -> torch.Tensor:
-    """Return one file of the whole set, by its name in `SHA256`, as uint8; what `root` lacks is downloaded into it."""
+    """One file of the whole set, by its name in `SHA256`, as uint8; what `root` lacks is downloaded into it."""
     if not isinstance(name, str) or name not in SHA256:
         raise ValueError(f"name: expected one of {', '.join(SHA256)}, got {name!r}")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "lessons_lib", "fashion_mnist")
@@ -97,11 +96,13 @@ def read_whole(name: str, root: str | os.PathLike[str] | None = None) -> torch.T
 
 
 def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
-    """Return the array in an IDX file of unsigned bytes, plain, .gz or .bz2, as a uint8 tensor of its shape.
+    """The array in an IDX file of unsigned bytes, plain, .gz or .bz2, as a uint8 tensor of its shape.
 
-    Raises `ValueError`, which ends in the advice `remedy`, unless the unpacked bytes have the hash `sha256`.
+    A ValueError that ends in the advice `remedy` is raised unless the unpacked bytes have the hash `sha256`.
     """
     path = as_path("path", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. {remedy}")
     data = bytearray(_unpack(path.read_bytes(), str(path), sha256, remedy))
     # Two zeros, 8 for unsigned bytes, the number of dimensions; then each size in four bytes, big end first.
     start = 4 + 4 * int.from_bytes(data[3:4], "big")
@@ -112,10 +113,7 @@ def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
 
 
 def _read_bundled(name: str) -> torch.Tensor:
-    try:
-        return read_idx(BUNDLE / f"{name}.bz2", BUNDLE_SHA256[name], "Reinstall lessons_lib.")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error.filename} belongs to lessons_lib but is missing. Reinstall it.") from error
+    return read_idx(BUNDLE / f"{name}.bz2", BUNDLE_SHA256[name], "Reinstall lessons_lib.")
 
 
 def _unpack(packed: bytes, source: str, sha256: str, remedy: str = "") -> bytes:
@@ -135,24 +133,21 @@ def _download(path: Path, sha256: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch(exist_ok=False)  # now: it would be a pity to learn that root is read-only after 26 MB
+        part.write_bytes(_fetch(path, sha256))
+        os.replace(part, path)
+    except ConnectionError:
+        raise
     except OSError as error:
         reason = f"{path.name} is missing in root, and root cannot be written ({error.strerror})"
         raise OSError(error.errno, reason, str(path.parent)) from error
-    try:
-        packed = _fetch(path, sha256)
-        try:
-            part.write_bytes(packed)
-            os.replace(part, path)
-        except OSError as error:
-            reason = f"{path.name} came whole, but could not be stored in root ({error.strerror})"
-            raise OSError(error.errno, reason, str(path.parent)) from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
 
 
 def _fetch(path: Path, sha256: str) -> bytes:
     """Ask each mirror for the packed file, twice if need be, and return the first answer that has the right hash."""
-    failures: dict[str, Exception] = {}
+    failures = {}
     for mirror in [mirror for mirror in MIRRORS for _ in range(2)]:
         try:
             packed = _get(mirror + path.name)
@@ -170,11 +165,9 @@ def _fetch(path: Path, sha256: str) -> bytes:
 
 
 def _get(url: str) -> bytes:
+    packed = io.BytesIO()
     with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
         size = int(reply.headers["Content-Length"] or 0) or None
-        with tqdm(total=size, desc=url.rpartition("/")[2], unit="B", unit_scale=True, leave=False) as bar:
-            packed = bytearray()
-            while chunk := reply.read(1 << 16):
-                packed += chunk
-                bar.update(len(chunk))
-    return bytes(packed)
+        with tqdm.wrapattr(reply, "read", size, desc=url.rpartition("/")[2], unit="B", leave=False) as shown:
+            shutil.copyfileobj(shown, packed)
+    return packed.getvalue()

@@ -1,5 +1,7 @@
 """Stochastic gradient descent: steps along the gradient of a few examples.
 
+Errors are those of `gradient_descent`.
+
 Sources: H. Robbins and S. Monro, "A Stochastic Approximation Method", 1951; L. Bottou, F. Curtis and J. Nocedal,
 "Optimization Methods for Large-Scale Machine Learning", 2016, arXiv:1606.04838.
 """
@@ -21,18 +23,11 @@ def batches(num_examples: int, batch_size: int = 1, *, replacement: bool = False
 
     Args:
         num_examples: n; the examples are 0, 1, …, n - 1. At least 1.
-        batch_size: examples a batch, from 1 to n.
+        batch_size: examples a batch, from 1 to n: each batch is an int64 tensor of shape (batch_size,).
         replacement: draw each example of each batch from all n, independently. Otherwise go through all n in random
             order, then again in another one: each pass has each example once, and its last batch is smaller where
             batch_size does not divide n.
         seed: fixes the sequence; from -2⁶³ to 2⁶⁴ - 1. PyTorch's global generator plays no part.
-
-    Returns:
-        An iterator of int64 tensors of shape (batch_size,).
-
-    Raises:
-        ValueError: a size or the seed is out of range.
-        TypeError: a size or the seed is not an int, or replacement not a bool.
 
     >>> order = batches(5, batch_size=2)
     >>> one_pass = [next(order) for _ in range(3)]
@@ -68,14 +63,12 @@ def sgd(
 ) -> Tensor:
     """Walk downhill on a batch a step: v ← momentum v + ∇f(x, batch) + weight_decay x, then x ← x − lr v.
 
-    This is gradient descent on a function that changes with each step. A run that diverges does not raise; it ends in
-    ±inf, as one of `gradient_descent` does.
+    A run that diverges does not raise; it ends in ±inf, as one of `gradient_descent` does.
 
     Args:
         f: takes x, a float64 tensor of x0's shape, and a batch, the int64 indices of its examples; returns the mean
-            loss of these examples, a scalar tensor; autograd finds ∇f, the gradient with respect to x.
-        x0: the start, finite: a number, or d numbers, as a sequence, an array or a tensor. No gradient flows back to
-            it: if it requires one, pass x0.detach().
+            loss of these examples, a scalar tensor. Autograd finds ∇f, the gradient with respect to x.
+        x0: the start, finite: a number, or d numbers, as a sequence, an array or a tensor.
         lr: the learning rate, or a schedule: a function of the step (0, 1, …) alone that returns it. Positive.
         steps: how often x moves. Not negative.
         num_examples, batch_size, replacement, seed: which batches; see `batches`.
@@ -83,14 +76,7 @@ def sgd(
         weight_decay: adds weight_decay · x to the gradient. Not negative.
 
     Returns:
-        The trajectory, the start included, in float64 and without a graph: shape (steps + 1,) for a number, else
-        (steps + 1, d).
-
-    Raises:
-        ValueError: x0, a number or a shape is out of range, at the latest at the step for which a schedule returns it;
-            f returns more than one number, or one whose graph does not lead to x.
-        TypeError: f is not a function or does not return a real tensor; x0 requires a gradient; another argument is
-            of the wrong type.
+        The trajectory, the start included, in float64: shape (steps + 1,) for a number, else (steps + 1, d).
 
     Source: Bottou, Curtis and Nocedal 2016, section 3.
 
@@ -99,21 +85,17 @@ def sgd(
     >>> x[0], x[-1]  # the start, and the mean of what it has seen
     (tensor(0., dtype=torch.float64), tensor(3., dtype=torch.float64))
     """
-    check_function("f", f)
     x, momentum = as_constant("x0", x0), as_number("momentum", momentum, "[0, 1)")
     weight_decay = as_number("weight_decay", weight_decay, "[0, inf)")
     order = batches(num_examples, batch_size, replacement=replacement, seed=seed)
     v = torch.zeros_like(x)
 
-    def loss(x: Tensor) -> Tensor:
-        return f(x, next(order))
-
     def direction(x: Tensor) -> Tensor:
         nonlocal v
-        v = momentum * v + gradient(loss, x) + weight_decay * x
+        v = momentum * v + gradient(lambda x: f(x, next(order)), x) + weight_decay * x
         return -v
 
-    return walk(loss, x, lr, steps, False, direction)
+    return walk(f, x, lr, steps, False, direction)
 
 
 def noise_covariance(f: Loss, x: Array, num_examples: int) -> Tensor:
@@ -127,10 +109,7 @@ def noise_covariance(f: Loss, x: Array, num_examples: int) -> Tensor:
         x: the point, as x0 of `sgd`.
 
     Returns:
-        C in float64: shape (d, d), or () for a number, whose C is a variance. Not finite where a gradient is not.
-
-    Raises:
-        ValueError, TypeError: as `sgd`.
+        C in float64: shape (d, d), or () for a number. Not finite where a gradient is not.
 
     Source: without replacement: W. Cochran, "Sampling Techniques", 3rd edition, 1977, chapter 2.
 
@@ -140,10 +119,7 @@ def noise_covariance(f: Loss, x: Array, num_examples: int) -> Tensor:
     """
     check_function("f", f)
     x, num_examples = as_constant("x", x), as_int("num_examples", num_examples, at_least=1)
-
-    def g(i: Tensor) -> Tensor:
-        return gradient(lambda x: f(x, i), x)
-
-    scatter = torch.stack([g(i) for i in torch.arange(num_examples).split(1)])
+    examples = torch.arange(num_examples).split(1)
+    scatter = torch.stack([gradient(lambda x, i=i: f(x, i), x) for i in examples])
     scatter = scatter - scatter.mean(0)
     return torch.tensordot(scatter, scatter, dims=([0], [0])) / num_examples

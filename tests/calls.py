@@ -1,8 +1,9 @@
-"""A call that works of each public function. What is tried on all of them, in test_doors and test_refusals, changes one
-argument at a time."""
+"""A call that works of each public function, and each layer with an input. What is tried on all of them, in test_doors
+and test_refusals, changes one argument at a time."""
 
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.utils.data import TensorDataset
 from lessons_lib import (
     batch_norm,
     convexity,
+    data,
     densenet,
     gradient_descent,
     learning_rate,
@@ -20,7 +22,6 @@ from lessons_lib import (
     sgd,
     training,
 )
-from tests.nets import randn
 
 
 def quartic(x: Tensor) -> Tensor:
@@ -41,7 +42,6 @@ x = torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)
 ONE, TWO = torch.ones(3, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
 BATCH = dict(X=X, gamma=TWO, beta=ONE, moving_mean=ONE, moving_var=TWO, eps=0.5, momentum=0.75)
 WALK = dict(x0=x, lr=0.125, steps=3)
-IMAGES = randn(4, 3, 8, 8, seed=0)
 SET = TensorDataset(X.float(), torch.tensor([0, 1, 0, 1]))
 
 
@@ -58,6 +58,21 @@ def on_meta(**arguments: int) -> int:
     """How many parameters the paper's net has: on the meta device they cost nothing."""
     with torch.device("meta"):
         return training.num_parameters(resnet.resnet(**arguments))
+
+
+def predicting(net: nn.Module) -> bool:
+    with training.eval_mode(net):
+        return net.training
+
+
+def ones_of(dtype: torch.dtype) -> Tensor:
+    with training.default_dtype(dtype):
+        return torch.ones(1)
+
+
+def averaged(net: nn.Module) -> nn.Module:
+    minibatch.average_gradients(net)
+    return net
 
 
 # A call that works of each public function: its arguments are what the doors change.
@@ -95,13 +110,10 @@ CALLS: dict[str, tuple[Callable, dict[str, object]]] = {
     "gradient_descent.newton": (gradient_descent.newton, dict(f=quartic, **WALK)),
     "gradient_descent.backtracking": (gradient_descent.backtracking, dict(f=quartic, x=x, direction=-x, lr=2.0)),
     "sgd.sgd": (
-        lambda **arguments: sgd.sgd(spread, **arguments),
-        dict(**WALK, num_examples=5, batch_size=2, replacement=True, momentum=0.5, weight_decay=0.25, seed=3),
+        sgd.sgd,
+        dict(f=spread, **WALK, num_examples=5, batch_size=2, replacement=True, momentum=0.5, weight_decay=0.25, seed=3),
     ),
-    "sgd.noise_covariance": (
-        lambda **arguments: sgd.noise_covariance(spread, **arguments),
-        dict(x=x, num_examples=5),
-    ),
+    "sgd.noise_covariance": (sgd.noise_covariance, dict(f=spread, x=x, num_examples=5)),
     "sgd.batches": (
         lambda **arguments: list(itertools.islice(sgd.batches(**arguments), 3)),
         dict(num_examples=5, batch_size=2, replacement=False, seed=3),
@@ -111,11 +123,12 @@ CALLS: dict[str, tuple[Callable, dict[str, object]]] = {
     "learning_rate.exponential": (learning_rate.exponential, dict(lr=0.5, decay=0.25)),
     "learning_rate.polynomial": (learning_rate.polynomial, dict(lr=0.5, alpha=0.5, beta=2.0)),
     "learning_rate.cosine": (learning_rate.cosine, dict(lr=0.5, steps=4)),
-    "learning_rate.warmup": (
-        lambda steps: learning_rate.warmup(learning_rate.constant(0.5), steps=steps),
-        dict(steps=3),
+    "learning_rate.warmup": (learning_rate.warmup, dict(schedule=lambda step: 0.5, steps=3)),
+    "learning_rate.cosine, its step": (lambda step: learning_rate.cosine(0.5, 4)(step), dict(step=3)),
+    "data.fashion_mnist": (
+        lambda **arguments: data.fashion_mnist(**arguments).tensors,
+        dict(split="test", full=False, root=None),
     ),
-    "learning_rate.constant, its step": (lambda step: learning_rate.cosine(0.5, 4)(step), dict(step=3)),
     "objectives.quadratic": (
         lambda eigenvalues, angle, x: objectives.quadratic(eigenvalues, angle)(x),
         dict(eigenvalues=[1.0, 4.0], angle=0.5, x=x[:2]),
@@ -155,12 +168,53 @@ CALLS: dict[str, tuple[Callable, dict[str, object]]] = {
         ),
         dict(batch_size=2),
     ),
-    "training.num_parameters": (training.num_parameters, {}),
-    "training.eval_mode": (lambda net: training.eval_mode(net).__enter__(), {}),
-    "training.default_dtype": (lambda dtype: training.default_dtype(dtype).__enter__(), {}),
-    "minibatch.average_gradients": (minibatch.average_gradients, {}),
-    # Without numbers, with which test_doors would start processes again and again.
+    "training.num_parameters": (training.num_parameters, dict(net=linear())),
+    "training.eval_mode": (predicting, dict(net=linear())),
+    "training.default_dtype": (ones_of, dict(dtype=torch.float16)),
+    "minibatch.average_gradients": (averaged, dict(net=linear())),
+    # Without arguments, with which test_doors would start processes again and again.
     "minibatch.torchrun": (lambda worker=linear, args=(), **count: minibatch.torchrun(worker, *args, **count), {}),
+}
+
+
+class Layer(NamedTuple):
+    """A layer or net, and shapes of its input: a small one for its derivatives, a large one for its accuracy."""
+
+    make: Callable[[], nn.Module]
+    small: tuple[int, ...] | None = (2, 3, 2, 2)
+    large: tuple[int, ...] | None = (4, 3, 8, 8)
+    # Where the variance is far below eps, each normalisation divides by √eps: a net of many then shows little but how
+    # its first one rounded. So these are the smallest powers of ten by which its input may be multiplied, at all and in
+    # half precision. Layers multiply each other's rounding: that of a deep net may be so many times as large.
+    least: int = -30
+    half: int = -2
+    rounding: int = 1
+
+
+# A deep net gets images enough, and large enough, that none of its normalisations sees only a few values: of three that
+# happen to be nearly alike it keeps little but their rounding.
+LAYERS = {
+    "batch_norm.BatchNorm": Layer(lambda: batch_norm.BatchNorm(3, num_dims=2), (4, 3), (6, 3), half=-8),
+    "batch_norm.BatchNorm, images": Layer(lambda: batch_norm.BatchNorm(3, num_dims=4), half=-8),
+    "batch_norm.lenet": Layer(
+        lambda: batch_norm.lenet(batch_norm.BatchNorm), None, (16, 1, 28, 28), least=-2, rounding=10
+    ),
+    "minibatch.SyncBatchNorm": Layer(lambda: minibatch.SyncBatchNorm(3, num_dims=2), (4, 3), (6, 3), half=-8),
+    "resnet.Residual": Layer(lambda: resnet.Residual(3, 3)),
+    "resnet.Plain": Layer(lambda: resnet.Plain(3, 3)),
+    "resnet.Bottleneck": Layer(lambda: resnet.Bottleneck(3, 8)),
+    "resnet.PreActivation": Layer(lambda: resnet.PreActivation(3, 4)),
+    "resnet.ResNet": Layer(lambda: resnet.ResNet([(1, 3)], 2, 3, stem_stride=1), large=None),
+    "resnet.ResNet, deep": Layer(
+        lambda: resnet.ResNet([(1, 4), (1, 8)], 5, 3), None, (4, 3, 16, 16), least=-2, rounding=2
+    ),
+    "densenet.DenseBlock": Layer(lambda: densenet.DenseBlock(2, 3, 2)),
+    "densenet.DenseBlock, lean": Layer(lambda: densenet.DenseBlock(2, 3, 2, lean=True)),
+    "densenet.Transition": Layer(lambda: densenet.Transition(3, 2)),
+    "densenet.DenseNet": Layer(lambda: densenet.DenseNet((1,), 2, 2, 3, stem_channels=3, stem_stride=1), large=None),
+    "densenet.DenseNet, deep": Layer(
+        lambda: densenet.DenseNet((1, 2), 4, 5, 3, stem_channels=4), None, (4, 3, 16, 16), least=-2, rounding=2
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """Both versions of batch normalisation do what PyTorch's layers do, with the same state, through PyTorch's own tools.
 
-What test_doors and test_hazards try on all layers (modes, copies, numbers of any kind and size) is not tried again
+What test_doors tries on all layers (modes, copies, numbers of any kind and size) is not tried again
 here; bad arguments are in test_refusals.
 """
 

@@ -1,6 +1,6 @@
 """Residual and dense nets are the papers', compute what a formula with PyTorch's functions does, and can be edited.
 
-What test_doors and test_hazards try on all layers (PyTorch's modes and transforms, copies, dtypes, layouts) is not
+What test_doors tries on all layers (PyTorch's modes and transforms, copies, dtypes, layouts) is not
 tried again here; bad arguments are in test_refusals.
 """
 
