@@ -22,7 +22,7 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/etc/lessons/mplconfigdir
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope
 EXPLORE := $(PYTEST) --dist worksteal -m hypothesis --hypothesis-profile explore
 
-.PHONY: help book serve pdf test env explore notebooks bench benchmarks mutants hollow reruns coverage lesson colab-check fork lock clean whole
+.PHONY: help book serve pdf test env explore notebooks benchmarks mutants hollow reruns coverage lesson colab-check fork lock clean whole
 .DELETE_ON_ERROR:
 
 help:            ## list the commands
@@ -56,11 +56,7 @@ explore: .venv/.ready   ## test random cases that are new each time (seeds=10 ti
 notebooks: .venv/.ready   ## run the lessons again and store their outputs (only=batch_norm for one)
 	$(BIN)/python -m tools.notebooks $(only)
 
-bench: $(HTML) .venv/.chromium   ## measure our layers against PyTorch's, as ratios in one run, and the built sliders
-	$(BIN)/python -m tools.bench
-	$(BIN)/python -m tests.browser.bench
-
-benchmarks: .venv/.chromium $(HTML)   ## measure all that the page of benchmarks shows (only=layers for a part): hours
+benchmarks: .venv/.chromium $(HTML)   ## measure all that the page of benchmarks shows (only="layers sliders" for parts): hours
 	$(BIN)/python -m tools.benchmarks $(only)
 
 mutants: .venv-mutants/.ready   ## change the library and see whether its tests notice (only=sgd for a module, else hours)

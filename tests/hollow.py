@@ -4,7 +4,7 @@ the same, since it proves nothing about the library.
     python -m pytest -p tests.hollow tests --ignore tests/browser
 
 Tests about something else may pass: those of modules that import nothing of the library, or that import our tools (but
-tools.bench, which has layers); and those that start a process, or read a file of the repository other than Python's.
+tools.benchmarks, which has layers); and those that start a process, or read a file of ours other than Python's.
 """
 
 import importlib
@@ -22,7 +22,7 @@ import pytest
 import lessons_lib
 
 IMPORTS = re.compile(r"^\s*(from|import) (lessons_lib|tests\.(calls|nets))", re.MULTILINE)
-TOOLS = re.compile(r"^(from|import) tools(?!\.bench)", re.MULTILINE)
+TOOLS = re.compile(r"^(from|import) tools(?!\.benchmarks)", re.MULTILINE)
 ROOT = str(Path(__file__).resolve().parents[1])
 elsewhere = False  # whether the test at hand has started a process or read a file
 

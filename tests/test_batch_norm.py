@@ -23,7 +23,7 @@ from torch.optim.swa_utils import update_bn
 from lessons_lib.batch_norm import BatchNorm, batch_norm, lenet
 from tests import nets
 from tests.nets import compiled
-from tools.bench import Readable
+from tools.benchmarks import Readable
 
 randn = partial(nets.randn, dtype=torch.float32)
 randomised = partial(nets.randomised, dtype=torch.float32)

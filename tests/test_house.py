@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.processes import forget, in_process, run_pytest
-from tools import fork, lesson, mutants
+from tools import contents, fork, lesson, mutants
 from tools.fork import address
 from tools.notebooks import ROOT, read
 
@@ -29,11 +29,9 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-LISTED = re.findall(r"file: book/(\w+)$", (ROOT / "_toc.yml").read_text(), re.M)
-NOTEBOOKS = [stem for stem in LISTED if (ROOT / f"book/{stem}.ipynb").exists()]
-LESSONS = [stem for stem in NOTEBOOKS if stem != "benchmarks"]  # which teaches no module
-MODULES = dict(optimization="objectives", minibatch_sgd="minibatch")  # modules that bear another name
-TESTS = dict(resnet="nets", densenet="nets")  # and tests
+LESSONS = contents.lessons()
+NOTEBOOKS = [*LESSONS, "benchmarks"]  # which teaches no module
+TESTS = dict(resnet="nets", densenet="nets")  # tests that bear another name
 CHINESE = r"[\u4e00-\u9fff]+"
 
 
@@ -54,20 +52,14 @@ def test_links_of_the_pages_outside_the_book_lead_somewhere(path: Path) -> None:
 
 
 def test_every_notebook_is_in_the_table_of_contents() -> None:
-    assert LESSONS
     assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == set(NOTEBOOKS)
 
 
 @pytest.mark.parametrize("stem", LESSONS)
-def test_one_stem_a_lesson(stem: str) -> None:
-    module = MODULES.get(stem, stem)
+def test_a_lesson_has_a_module_and_tests(stem: str) -> None:
+    module = contents.facts(stem)["module"]
     assert (ROOT / f"lessons_lib/{module}.py").exists()
     assert (ROOT / f"tests/test_{TESTS.get(module, module)}.py").exists()
-
-
-@pytest.mark.parametrize("stem", LESSONS)
-def test_the_first_page_names_the_lesson(stem: str) -> None:
-    assert f"({stem}.ipynb)" in (ROOT / "book/index.md").read_text(), "add to the list in book/index.md what it shows"
 
 
 @pytest.mark.parametrize("stem", NOTEBOOKS)
@@ -249,7 +241,7 @@ def test_the_oldest_versions_that_the_wheel_allows_are_tried() -> None:
 
 
 def test_importing_a_lesson_s_module_is_light() -> None:
-    names = ", ".join(f"lessons_lib.{MODULES.get(stem, stem)}" for stem in LESSONS)
+    names = ", ".join(f"lessons_lib.{contents.facts(stem)['module']}" for stem in LESSONS)
     code = f"import sys, {names}; print(*sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "torch" in modules

@@ -1,7 +1,7 @@
 """Measure what the page of benchmarks shows, and keep it in lessons_lib/benchmarks.json.
 
-`python tools/benchmarks.py layers memory` measures these parts anew, without a name all of them: some hours on two
-cores, of which the training runs take most. A run that is whole in runs/ is not repeated, one that is not goes on.
+`make benchmarks only="layers memory"` measures these parts anew, without a name all of them: some hours on two cores,
+of which the training runs take most. A run that is whole in runs/ is not repeated, one that is not goes on.
 """
 
 import json
@@ -16,37 +16,92 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
-from torch.utils.data import TensorDataset
+from torch import Tensor, nn
 
 from lessons_lib.__main__ import NETS, Prepared, circumstances
+from lessons_lib.batch_norm import BatchNorm, batch_norm, lenet
+from lessons_lib.densenet import DenseBlock
 from lessons_lib.files import write_whole
-from lessons_lib.resnet import ResNet
-from lessons_lib.training import train
-from tests.browser import bench as browser_bench
-from tests.browser.conftest import launched
-from tools import bench
+from lessons_lib.training import Memory
+from tools.contents import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "lessons_lib/benchmarks.json"
 Rows = Iterator[dict[str, object]]
+Work = Callable[[], object]
 
-CHOICES = ["", "--lr 0.1", "--lr 0.4", "--shift 0", "--shift 2", "--weight-decay 0.001", "--schedule cosine"]
-FINAL = ["small_resnet", "fine_resnet", "small_densenet"]
+
+def training_step(net: nn.Module, batch: int = 128) -> Work:
+    X, y = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+    def step() -> None:
+        loss = nn.functional.cross_entropy(net(X), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds(work: Work) -> float:
+    start, _ = time.perf_counter(), work()
+    return time.perf_counter() - start
+
+
+class Readable(BatchNorm):
+    """The function `batch_norm` as a layer, to be measured and tested as one."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        state = self.weight, self.bias, self.running_mean, self.running_var
+        Y, self.running_mean, self.running_var = batch_norm(self.training, X, *state, self.eps, 1 - self.momentum)
+        return Y
+
+
+def pytorch(num_features: int, num_dims: int) -> nn.Module:
+    return (nn.BatchNorm1d if num_dims == 2 else nn.BatchNorm2d)(num_features)
+
+
+NORMS = {"PyTorch": pytorch, "ours": BatchNorm, "readable": Readable}
+
+
+def there_and_back(layer: nn.Module, shape: tuple[int, ...]) -> Work:
+    X, dY = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    return lambda: torch.autograd.grad(layer(X), [X, *layer.parameters()], dY)
 
 
 def layers() -> Rows:
-    """Training steps and layers with our batch normalisation, beside PyTorch's."""
-    for what, ms, ratios in bench.measured():
-        yield dict(what=what, ms=ms, ratios=ratios)
+    """Training steps and layers with our batch normalisation, as ratios to PyTorch's time.
+
+    They take turns, and each ratio is the median over rounds, so that a busy moment strikes all of them.
+    """
+    steps = {name: training_step(lenet(NORMS.get(name))) for name in [*NORMS, "no norm"]}
+    candidates = {"training step of LeNet, 128 images 28×28": steps}
+    for shape in [(128, 6, 24, 24), (128, 16, 8, 8), (128, 120), (128, 64, 14, 14)]:
+        works = {name: there_and_back(norm(shape[1], len(shape)), shape) for name, norm in NORMS.items()}
+        candidates[f"layer there and back, {'×'.join(map(str, shape))}"] = works
+    for what, works in candidates.items():
+        rounds = [[seconds(work) for work in works.values()] for _ in range(63)][3:]  # the first warm up
+        ratios = {name: median(times[i] / times[0] for times in rounds) for i, name in enumerate(works)}
+        yield dict(what=what, ms=median(times[0] for times in rounds) * 1e3, ratios=ratios)
+
+
+def dense_step(num_layers: int, bottleneck: bool, lean: bool) -> Work:
+    block = DenseBlock(num_layers, 64, 32, bottleneck=bottleneck, lean=lean)
+    X = torch.randn(8, 64, 14, 14, requires_grad=True)
+    return lambda: block(X).square().mean().backward()
 
 
 def memory() -> Rows:
     """The lean dense block beside the plain one: peak memory and time of a training step, as ratios."""
-    for num_layers, bottleneck, peak in bench.memory_rows():
-        plain, lean = (bench.dense_step(num_layers, bottleneck, lean) for lean in (False, True))
-        ratio = median(bench.seconds(lean) / bench.seconds(plain) for _ in range(20))
-        yield dict(num_layers=num_layers, bottleneck=bottleneck, memory=peak, time=ratio)
+    for num_layers in (12, 24):
+        for bottleneck in (False, True):
+            peaks, steps = [], [dense_step(num_layers, bottleneck, lean) for lean in (False, True)]
+            for step in steps:
+                with Memory() as measured:
+                    step()
+                peaks.append(measured.peak)
+            ratio = median(seconds(steps[1]) / seconds(steps[0]) for _ in range(20))
+            yield dict(num_layers=num_layers, bottleneck=bottleneck, memory=peaks[1] / peaks[0], time=ratio)
 
 
 SWITCHES = {
@@ -63,51 +118,17 @@ def switches() -> Rows:
     for name in ("small_resnet", "fine_resnet", "small_densenet", "resnet18"):
         batch, rounds = (16, 4) if name == "resnet18" else (128, 12)
         for switch, settings in SWITCHES.items():
-            step = training_step(name, batch, **settings)
+            make, size, _ = NETS[name]
+            net = make()
+            if settings.get("channels_last"):
+                net.to(memory_format=torch.channels_last)
+            if settings.get("compiled"):
+                net.compile()
+            step = training_step(Prepared(net, size=size, shift=1, bf16=settings.get("bf16", False)), batch)
             step()
             step()
-            images = batch / median(bench.seconds(step) for _ in range(rounds))
-            yield dict(net=name, size=NETS[name][1], switch=switch, images_per_second=images)
-
-
-def training_step(
-    name: str, batch: int, *, bf16: bool = False, channels_last: bool = False, compiled: bool = False
-) -> bench.Work:
-    make, size, _ = NETS[name]
-    net = make()
-    if channels_last:
-        net.to(memory_format=torch.channels_last)
-    if compiled:
-        net.compile()
-    return bench.training_step(Prepared(net, size=size, shift=1, bf16=bf16), batch)
-
-
-def overhead() -> Rows:
-    """An epoch of `train` beside the same steps in a bare loop, in turn, as a ratio."""
-    X, y = torch.randn(3840, 1, 28, 28), torch.randint(10, (3840,))
-    for name in ("lenet", "small_resnet"):
-        ratios = []
-        for _ in range(7):
-            times = []
-            for loop in (bare_loop, our_loop):
-                torch.manual_seed(0)
-                net = NETS[name][0]()
-                times.append(bench.seconds(lambda loop=loop, net=net: loop(net, X, y)))
-            ratios.append(times[1] / times[0])
-        yield dict(net=name, steps=30, ratio=median(ratios[1:]))
-
-
-def bare_loop(net: nn.Module, X: torch.Tensor, y: torch.Tensor) -> None:
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    for batch in torch.randperm(len(X)).split(128):
-        loss = nn.functional.cross_entropy(net(X[batch]), y[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def our_loop(net: nn.Module, X: torch.Tensor, y: torch.Tensor) -> None:
-    train(net, TensorDataset(X, y), lr=0.1, momentum=0.9, batch_size=128)
+            images = batch / median(seconds(step) for _ in range(rounds))
+            yield dict(net=name, size=size, switch=switch, images_per_second=images)
 
 
 def processes() -> Rows:
@@ -116,56 +137,30 @@ def processes() -> Rows:
         for count, threads in ((1, 1), (1, 2), (2, 1)):
             with TemporaryDirectory() as folder:
                 launch(f"train {name} --epochs 3 --out {folder}/run", count, OMP_NUM_THREADS=str(threads))
-                seconds = min(json.loads(Path(folder, "run/run.json").read_text("utf-8"))["seconds"])
-            yield dict(net=name, processes=count, threads=threads, images_per_second=10_000 / seconds)
+                quickest = min(json.loads(Path(folder, "run/run.json").read_text("utf-8"))["seconds"])
+            yield dict(net=name, processes=count, threads=threads, images_per_second=10_000 / quickest)
 
 
 def launch(options: str, count: int = 1, **environment: str) -> None:
-    start = (
-        ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
-        if count > 1
-        else []
-    )
-    command = [sys.executable, *start, "-m", "lessons_lib", *shlex.split(options)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
+    command = [sys.executable, *(torchrun if count > 1 else []), "-m", "lessons_lib", *shlex.split(options)]
     subprocess.run(command, check=True, cwd=ROOT, env=os.environ | environment)
-
-
-def slopes() -> Rows:
-    """Seconds of a training step as the batch, or the depth, grows, and of an epoch as the data grow."""
-    for batch in (8, 16, 32, 64, 128, 256, 512):
-        yield dict(grows="batch", size=batch, seconds=quickest(training_step("small_resnet", batch)))
-    for num_blocks in (1, 2, 4, 8, 16):
-        net = ResNet([(num_blocks, 16), (num_blocks, 32), (num_blocks, 64)], stem_stride=2)
-        yield dict(grows="depth", size=6 * num_blocks + 2, seconds=quickest(bench.training_step(net, 128)))
-    for examples in (1280, 2560, 5120, 10240):
-        X, y = torch.randn(examples, 1, 28, 28), torch.randint(10, (examples,))
-        net = NETS["lenet"][0]()
-        yield dict(grows="data", size=examples, seconds=quickest(lambda X=X, y=y, net=net: our_loop(net, X, y)))
-
-
-def quickest(work: bench.Work) -> float:
-    work()
-    return min(bench.seconds(work) for _ in range(5))
-
-
-def builds() -> Rows:
-    """Seconds to build the book: into an empty folder, and again with nothing changed."""
-    with TemporaryDirectory() as folder:
-        for state in ("cold", "warm"):
-            command = [f"{sys.prefix}/bin/jupyter-book", "build", ".", "--path-output", folder, "--quiet"]
-            started = time.perf_counter()
-            subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-            yield dict(state=state, seconds=time.perf_counter() - started)
 
 
 def sliders() -> Rows:
     """The sliders of the built pages, and a live one; and how soon each page can be used."""
-    with launched() as browser:
-        for page, ms in browser_bench.interactive(browser):
+    from tests.browser import bench  # here, because only this part needs a browser
+
+    with bench.launched() as browser:
+        for page, ms in bench.interactive(browser):
             yield dict(where="page", page=page, ms=ms)
-        for page, number, ms, kB in browser_bench.built(browser):
+        for page, number, ms, kB in bench.built(browser):
             yield dict(where="built", page=page, number=number, ms=ms, kB=kB)
-        yield dict(where="live", ms=browser_bench.live()[0])
+    yield dict(where="live", ms=bench.live())
+
+
+CHOICES = ["", "--lr 0.1", "--lr 0.4", "--shift 0", "--shift 2", "--weight-decay 0.001", "--schedule cosine"]
+FINAL = ["small_resnet", "fine_resnet", "small_densenet"]
 
 
 def selection() -> Rows:
@@ -196,8 +191,7 @@ def run(options: str, name: str) -> dict[str, object]:
 
 
 PARTS: dict[str, Callable[[], Rows]] = {
-    part.__name__: part
-    for part in (layers, memory, switches, overhead, processes, slopes, sliders, builds, selection, training)
+    part.__name__: part for part in (layers, memory, switches, processes, sliders, selection, training)
 }
 
 
@@ -212,8 +206,7 @@ def main(names: list[str]) -> str | None:
             rows.append(row)
         record = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
         record[name] = circumstances() | dict(command=f"make benchmarks only={name}", rows=rows)
-        text = json.dumps(dict(sorted(record.items())), indent=1, ensure_ascii=False) + "\n"
-        write_whole(RECORD, text)
+        write_whole(RECORD, json.dumps(dict(sorted(record.items())), indent=1, ensure_ascii=False) + "\n")
     return None
 
 

@@ -4,24 +4,20 @@ A page's Markdown holds a comment such as <!-- sliders -->, and the build puts t
 """
 
 import base64
-import os
 import re
 import subprocess
-import time
 from collections.abc import Callable
-from html import escape, unescape
+from html import escape
 from pathlib import Path
+from shutil import which
 
-from markupsafe import Markup
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from tools.contents import ROOT
 
 from lessons import Lesson, lessons
-from light_pages import HEAD
 
 PAGES: dict[str, Callable[[], str]] = {}
-CARD = re.compile(r"^\d+\. \[(?P<title>[^]]+)\]\((?P<stem>\w+)\.ipynb\)\. (?P<text>.+)$\n?", re.M)
 
 
 def page(make: Callable[[], str]) -> Callable[[], str]:
@@ -31,24 +27,9 @@ def page(make: Callable[[], str]) -> Callable[[], str]:
 
 
 def fill(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put into a page what its comments stand for, and cards in place of the list of lessons."""
-    if Path(docname).name in lessons() or not docname.startswith("book/"):
-        return
-    text = re.sub(f"<!-- ({'|'.join(PAGES)}) -->", lambda found: PAGES[found[1]](), source[0])  # others are comments
-    if found := list(CARD.finditer(text)):
-        cards = '<ol class="lesson-cards">\n' + "".join(map(card, found)) + "</ol>\n"
-        text = text[: found[0].start()] + cards + text[found[-1].end() :]
-    source[0] = text
-
-
-def card(found: re.Match[str]) -> str:
-    """A lesson's title, one of its own figures, what it is about, how long it takes."""
-    lesson = lessons()[found["stem"]]
-    picture = lesson.pictures[lesson is first_lesson()]  # the first lesson's first one opens the page
-    return (
-        f'<li class="lesson-card"><h3><a href="{lesson.stem}.html">{escape(found["title"])}</a></h3>{picture}'
-        f'<p>{found["text"]}</p><p class="lesson-facts">{lesson.summary()}</p></li>\n'
-    )
+    """Put into a page what its comments stand for."""
+    if docname.startswith("book/") and Path(docname).name not in lessons():  # other comments stay
+        source[0] = re.sub(f"<!-- ({'|'.join(PAGES)}) -->", lambda found: PAGES[found[1]](), source[0])
 
 
 def first_lesson() -> Lesson:
@@ -60,6 +41,19 @@ def opening() -> str:
     """The slider with which the first lesson begins."""
     html = next(data["text/html"] for data in first_lesson().outputs if "lesson-slider" in data.get("text/html", ""))
     return html.replace("\n\n", "\n")  # to Markdown an empty line would end it
+
+
+@page
+def cards() -> str:
+    """Of each lesson its title, one of its own figures, what it shows, how long it takes."""
+    items = []
+    for lesson in lessons().values():
+        picture = lesson.pictures[lesson is first_lesson()]  # the first lesson's first one opens the page
+        items.append(
+            f'<li class="lesson-card"><h3><a href="{lesson.stem}.html">{escape(lesson.title)}</a></h3>{picture}'
+            f'<p>{lesson.shows}</p><p class="lesson-facts">{lesson.summary()}</p></li>\n'
+        )
+    return f'<ol class="lesson-cards">\n{"".join(items)}</ol>\n'
 
 
 @page
@@ -144,10 +138,12 @@ def surname(authors: str) -> str:
 
 
 def site(app: Sphinx, config: Config) -> None:
-    """The address of the published book, from the repository's; the version, from git; no header of the theme's."""
+    """The address of the published book, from the repository's; what the templates need; no header of the theme's."""
     options = config.html_theme_options
     owner, name = options["repository_url"].rstrip("/").split("/")[-2:]
     config.html_baseurl = f"https://{owner.lower()}.github.io/{name}/"
+    config.html_context |= dict(html_baseurl=config.html_baseurl, preview=first_lesson().sliders[0].alt)
+    config.html_additional_pages = {"index": "door.html", "404": "door.html"}
     options["extra_footer"] += version(ROOT)
     # The theme's script listens to the first sidebar button of a page alone. The header's would be that one, and the
     # header is hidden: without anything in it, it has no buttons either.
@@ -156,77 +152,25 @@ def site(app: Sphinx, config: Config) -> None:
 
 def version(root: Path) -> str:
     """Which commit this is, and of which day; nothing for a copy that is not a repository of its own."""
-    if not (root / ".git").exists():
+    if not ((root / ".git").exists() and which("git")):
         return ""
-    # Within a hook, git's own variables would name the repository that the hook belongs to.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "-C", str(root), "log", "-1", "--format=%h %ct"]
-    try:
-        commit = subprocess.check_output(command, text=True, env=environment, stderr=subprocess.DEVNULL)
-    except (subprocess.CalledProcessError, FileNotFoundError):  # no commit yet, or no git
-        return ""
-    short, seconds = commit.split()
-    day = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", seconds)))
-    return f" Version {short}, {day.tm_mday} {time.strftime('%B %Y', day)}."
-
-
-def describe(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
-    """What a link to a page shows where it is shared."""
-    tags = {
-        "og:title": unescape(Markup(context.get("title", "")).striptags()),
-        "og:site_name": app.config.html_title or app.config.project,
-        "og:type": "article",
-        "og:description": "Executable lessons on why deep networks train, with sliders that move in the page.",
-        "og:url": f"{app.config.html_baseurl}{pagename}.html",
-        "og:image": f"{app.config.html_baseurl}_static/preview.png",
-        "og:image:alt": first_lesson().sliders[0].alt,
-    }
-    context["metatags"] = context.get("metatags", "") + "".join(
-        f'\n    <meta property="{name}" content="{escape(value)}">' for name, value in tags.items()
-    )
-
-
-DOOR = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-{head}
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 1.1rem/1.6 sans-serif; max-width: 34rem; margin: 15vh auto; padding: 0 1rem; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{text}</p>
-</body>
-</html>
-"""
+    command = ["git", "-C", str(root), "log", "-1", "--format= Version %h, %cs."]
+    return subprocess.run(command, capture_output=True, text=True).stdout.rstrip()  # empty before the first commit
 
 
 def finish(app: Sphinx, exception: Exception | None) -> None:
     if exception or app.builder.format != "html":
         return
-    outdir, base = Path(app.outdir), app.config.html_baseurl
     preview = next(data["image/png"] for data in first_lesson().outputs if "image/png" in data)
-    (outdir / "_static/preview.png").write_bytes(base64.b64decode(preview))
-    title, first = app.config.html_title or app.config.project, "book/index.html"
-    refresh = f'<meta http-equiv="refresh" content="0; url={first}">\n'
-    door = DOOR.format(title=escape(title), head=HEAD + refresh, text=f'<a href="{first}">To the book</a>')
-    (outdir / "index.html").write_text(door, "utf-8")
-    # Served for any address, at any depth: its link must be whole.
-    lost = f'The book has no page at this address. <a href="{base}{first}">To its first page</a>.'
-    (outdir / "404.html").write_text(DOOR.format(title="Not found", head=HEAD, text=lost), "utf-8")
-    urls = "".join(f"<url><loc>{base}{name}.html</loc></url>\n" for name in sorted(app.env.found_docs))
-    sitemap = f'<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n'
-    (outdir / "sitemap.xml").write_text(sitemap, "utf-8")
+    Path(app.outdir, "_static/preview.png").write_bytes(base64.b64decode(preview))
+    addresses = [f"{app.config.html_baseurl}{name}.html" for name in sorted(app.env.found_docs)]
+    urls = "".join(f"<url><loc>{address}</loc></url>\n" for address in addresses)
+    sitemap = f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n'
+    Path(app.outdir, "sitemap.xml").write_text(sitemap, "utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", site, priority=900)
     app.connect("source-read", fill)
-    app.connect("html-page-context", describe)
-    app.connect("build-finished", finish, priority=900)  # after the table of contents has written its index.html
+    app.connect("build-finished", finish)
     return dict(parallel_read_safe=True, parallel_write_safe=True)

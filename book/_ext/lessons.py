@@ -28,13 +28,14 @@ class Exercise(NamedTuple):
 
 
 class Lesson:
-    """A notebook, and what can be read from it and from its metadata: module, goals, needs, sources."""
+    """A notebook, and what can be read from it and from its metadata: module, what it shows, needs, sources."""
 
     def __init__(self, stem: str) -> None:
         self.stem, self.title = stem, contents.title(stem)
         notebook = nbformat.v4.reads((contents.ROOT / f"book/{stem}.ipynb").read_text("utf-8"))
         facts = notebook.metadata["lesson"]
-        self.module, self.needs, self.sources = facts["module"], facts["needs"], facts["sources"]
+        self.module, self.shows = facts["module"], facts["shows"]
+        self.needs, self.sources = facts["needs"], facts["sources"]
         self.prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         self.code = "\n".join(cell.source for cell in code)

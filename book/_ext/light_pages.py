@@ -29,12 +29,6 @@ from tools.contents import ROOT
 FORMULAS: dict[tuple[bool, str], str] = {}  # whether on a line of its own, and TeX: MathML
 TAG = re.compile(r"\\tag(\*?)\s*\{([^{}$\\]*)\}")
 SHEETS = ("theme", "bootstrap", "pydata-sphinx-theme")  # what the theme itself loads first; the second in old versions
-# No page may ask another host for anything. An empty icon: without one a browser asks for /favicon.ico.
-HEAD = """
-    <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'self' 'unsafe-inline' file:; \
-style-src 'self' 'unsafe-inline' file:; img-src 'self' data: file:; font-src 'self' data: file:; \
-connect-src 'self' file:; base-uri 'none'; form-action 'self' file:">
-    <link rel="icon" href="data:,">"""
 
 
 def convert(formulas: Iterable[tuple[bool, str]]) -> None:
@@ -169,7 +163,6 @@ def fold(self: HTML5Translator, node: HideCodeCellNode) -> None:
 
 def head(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
     """What book/_templates/layout.html writes into a page's head; and an address that the theme forgets to escape."""
-    context["metatags"] = HEAD + context.get("metatags", "")
     theme = Path(app.outdir, "_static/styles")
     context["theme_sheets"] = [f"_static/styles/{name}.css" for name in SHEETS if (theme / f"{name}.css").exists()]
     if not context["theme_sheets"]:

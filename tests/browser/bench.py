@@ -1,7 +1,6 @@
-"""How long sliders take to change their figure, built and in JupyterLab: `python -m tests.browser.bench`."""
+"""How long sliders take to change their figure, built and in JupyterLab: for `make benchmarks only=sliders`."""
 
 import gzip
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -37,13 +36,12 @@ def built(browser: Browser) -> Iterator[tuple[str, int, float, float]]:
                 yield path, i, median(box.evaluate(SWITCHES)), kB
 
 
-def live() -> tuple[float, float]:
-    """Milliseconds from a move of the mouse to the picture in JupyterLab: their median, and the most."""
+def live() -> float:
+    """Milliseconds from a move of the mouse to the picture in JupyterLab, in the median."""
     with TemporaryDirectory() as folder, jupyterlab(Path(folder)) as address, launched() as own, own.new_page() as page:
         lesson = Live(page, address)
         lesson.run_all()
-        delays = lesson.delays()
-    return median(delays), max(delays)
+        return median(lesson.delays())
 
 
 def interactive(browser: Browser) -> Iterator[tuple[str, float]]:
@@ -53,23 +51,3 @@ def interactive(browser: Browser) -> Iterator[tuple[str, float]]:
             page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", dict(rate=4))
             open_page(page, path)
             yield path, page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive")
-
-
-def main() -> str | None:
-    too_much = []
-    with launched() as browser:
-        for path, ms in interactive(browser):
-            print(f"{path}: interactive after {ms:.0f} ms, the processor four times slower")
-        for path, i, ms, kB in built(browser):
-            print(line := f"{path}, slider {i}: {ms:.1f} ms a switch, {kB:.0f} kB gzipped")
-            if ms > 8 or kB > 60:
-                too_much.append(f"{line}, expected at most 8 ms and 60 kB")
-    ms, most = live()  # after many pages the other browser is slow to start it
-    print(line := f"in JupyterLab: {ms:.0f} ms from a move of the mouse to the picture, at most {most:.0f}")
-    if ms > 150:
-        too_much.append(f"{line}, expected at most 150 ms in the median")
-    return "\n".join(too_much) or None
-
-
-if __name__ == "__main__":
-    sys.exit(main())  # a text ends with 1
