@@ -57,11 +57,11 @@ class Readable(BatchNorm):
         return Y
 
 
-def pytorch(num_features: int, num_dims: int) -> nn.Module:
-    return (nn.BatchNorm1d if num_dims == 2 else nn.BatchNorm2d)(num_features)
-
-
-NORMS = {"PyTorch": pytorch, "ours": BatchNorm, "readable": Readable}
+NORMS = {
+    "PyTorch": lambda num_features, num_dims: (nn.BatchNorm1d if num_dims == 2 else nn.BatchNorm2d)(num_features),
+    "ours": BatchNorm,
+    "readable": Readable,
+}
 
 
 def there_and_back(layer: nn.Module, shape: tuple[int, ...]) -> Work:

@@ -9,15 +9,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
-from tools.fork import address
-
-ROOT = Path(__file__).resolve().parents[1]
+from tools.fork import ROOT, address
 
 
 def pip(*arguments: str) -> str:
@@ -27,33 +24,23 @@ def pip(*arguments: str) -> str:
     return done.stdout
 
 
-def installed() -> dict[str, str]:
-    """The versions of all packages but ours."""
-    pairs = (line.partition("==") for line in pip("list", "--format=freeze").splitlines())
-    return {name: version for name, _, version in pairs if name != "lessons_lib"}
-
-
 def check(path: Path) -> None:
     """Run one lesson. Raise what goes wrong in it, and SystemExit if it has changed what was installed."""
     pip("uninstall", "--quiet", "--yes", "lessons_lib")
-    before, started = installed(), time.perf_counter()
+    before = pip("freeze", "--all", "--exclude", "lessons_lib")
     with tempfile.TemporaryDirectory() as folder:
         place = dict(kernel_name="python3", resources={"metadata": {"path": folder}})
         NotebookClient(nbformat.read(path, as_version=4), timeout=None, **place).execute()
-    if changed := set(before.items()) ^ set(installed().items()):
+    if changed := set(before.splitlines()) ^ set(pip("freeze", "--all", "--exclude", "lessons_lib").splitlines()):
         sys.exit(f"{path.stem}: the install cell has changed {sorted(changed)}")
     pip("check")
-    print(f"{path.stem}: {time.perf_counter() - started:.0f} s", flush=True)
+    print(f"{path.stem}: passed", flush=True)
 
 
-def main(stems: list[str]) -> None:
+if __name__ == "__main__":
     os.environ.pop("PYTHONPATH", None)
     os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf"}
     os.environ |= {"GIT_CONFIG_VALUE_0": address(), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the kernels would warn of the frozen modules of new Pythons
-    for path in [ROOT / f"book/{stem}.ipynb" for stem in stems] or sorted(ROOT.glob("book/*.ipynb")):
+    for path in [ROOT / f"book/{stem}.ipynb" for stem in sys.argv[1:]] or sorted(ROOT.glob("book/*.ipynb")):
         check(path)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,6 +1,6 @@
 """Point the book at somebody's own copy: `make fork owner=NAME`, or owner=NAME/REPOSITORY if that is called otherwise.
 
-The address stands in pyproject.toml; the lessons and the buttons of the book repeat it. All of them change at once.
+The address stands in pyproject.toml; the lessons and the buttons of the book repeat it.
 """
 
 import re

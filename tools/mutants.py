@@ -54,16 +54,15 @@ def mutate(stem: str, folder: Path) -> list[tuple[Mutant, str]]:
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "_build", "runs", "mutants", "*.egg-info"))
     with (folder / "pyproject.toml").open("a") as file:
         file.write(SETTINGS.format(stem=stem, tests=tests_of(stem)))
-    customs = folder.with_name("site") / "sitecustomize.py"
-    customs.parent.mkdir()
-    customs.write_text(CHILDREN)
+    site = folder.with_name("site")
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(CHILDREN)
     # Threads do not survive the fork that starts each mutant's tests.
-    settings = dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1", PYTHONPATH=str(customs.parent))
+    settings = dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1", PYTHONPATH=str(site))
     place = dict(cwd=folder, env=os.environ | settings, text=True, stderr=subprocess.STDOUT)
     mutmut = [sys.executable, "-m", "mutmut"]
-    # More than there are cores: some mutants wait for a server that does not answer.
-    run = [*mutmut, "run", "--max-children", str(3 * (os.cpu_count() or 1))]
-    done = subprocess.run(run, **place, stdout=subprocess.PIPE)
+    children = str(3 * (os.cpu_count() or 1))  # some mutants wait for a server that does not answer
+    done = subprocess.run([*mutmut, "run", "--max-children", children], **place, stdout=subprocess.PIPE)
     results = subprocess.check_output([*mutmut, "results", "--all", "true"], **place)
     states = re.findall(r"^\s*(lessons_lib\.\S+): (.+)$", results, re.MULTILINE)
     if done.returncode or not states:

@@ -4,7 +4,6 @@
 """
 
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from tools.contents import ROOT, title
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 CONFIGURATION = ("IPYTHON", "JUPYTER", "MATPLOTLIB", "MPL", "PYTHON")
 FOLDERS = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")
+SETUP = "The next cell fetches the book's library if it is missing, imports what the lesson uses, and fixes the seed."
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -65,12 +65,9 @@ def derived(facts: dict) -> dict[str, str]:
     lessons = f"the lesson{'s' * (len(needs) > 1)} on {' and '.join(needs)}" if needs else ""
     goals = "After this lesson you can\n\n" + ";\n".join(f"- {goal}" for goal in facts["goals"])
     needed = " and ".join(filter(None, [lessons, facts.get("background")]))
-    then = (
-        "The next cell fetches the book's library if it is missing, imports what the lesson uses, and fixes the seed."
-    )
     sources = ["- {authors}, [{title}]({url}), {year}. {note}".format(**source) for source in facts["sources"]]
     return {
-        "goals": f"{goals}.\n\nYou need {needed}. {then}",
+        "goals": f"{goals}.\n\nYou need {needed}. {SETUP}",
         "sources": "## Sources\n\n" + "\n".join(sources),
     }
 
@@ -125,12 +122,7 @@ def main(stems: list[str], folder: Path = ROOT / "book") -> int:
             print(f"{path.stem}: {error}", file=sys.stderr)
             return 1
         write_whole(path, text)
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
-        size = len(text.encode()) / 1e3
-        print(
-            f"{path.stem}: {time.perf_counter() - started:.1f} s, {size:.0f} kB, up to {memory:.1f} GB so far",
-            flush=True,
-        )
+        print(f"{path.stem}: {time.perf_counter() - started:.1f} s, {len(text.encode()) / 1e3:.0f} kB", flush=True)
     return 0
 
 

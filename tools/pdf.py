@@ -16,15 +16,13 @@ from lessons_lib.files import write_whole
 from tests.browser.conftest import launched, open_page
 from tools.contents import ROOT, chapters
 
-OUT = ROOT / "_build/book.pdf"
 FOOTER = """<div style="width: 100%; font: 8px sans-serif; text-align: center">
 <span class="title"></span> · <span class="pageNumber"></span></div>"""
 
 
 def printed(page: Page, chapter: str) -> tuple[str, PdfReader]:
-    """A chapter's title, and its sheets, all solutions open."""
+    """A chapter's title, and its sheets."""
     open_page(page, f"{chapter}.html")
-    page.evaluate("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
     margin = dict(top="16mm", bottom="18mm", left="16mm", right="16mm")
     footer = dict(display_header_footer=True, header_template="<span></span>", footer_template=FOOTER)
     pdf = page.pdf(format="A4", margin=margin, outline=True, tagged=True, **footer)
@@ -55,8 +53,8 @@ def print_book(browser: Browser, out: Path) -> None:
     writer, starts = PdfWriter(), {}
     with browser.new_page(color_scheme="light") as page:
         for chapter in chapters():
-            title, sheets = printed(page, chapter)
             starts[chapter] = len(writer.pages)
+            title, sheets = printed(page, chapter)
             writer.append(sheets, outline_item=title)
     link_inside(writer, starts)
     writer.add_metadata({"/Title": "Why Deep Networks Train"})
@@ -68,4 +66,4 @@ def print_book(browser: Browser, out: Path) -> None:
 
 if __name__ == "__main__":
     with launched() as browser:
-        print_book(browser, OUT)
+        print_book(browser, ROOT / "_build/book.pdf")

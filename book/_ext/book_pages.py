@@ -109,9 +109,7 @@ def exercises() -> str:
         for found in lesson.exercises:
             link = f'<a href="{lesson.stem}.html#exercise-{found.number}">in its lesson</a>'
             parts.append(f"**{found.number}. {found.title}** {found.statement}")
-            parts.append(
-                f"<details>\n<summary>Solution</summary>\n\n{found.solution}\n\nThe same {link}.\n\n</details>"
-            )
+            parts += ["<details>\n<summary>Solution</summary>", found.solution, f"The same {link}.", "</details>"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -120,13 +118,13 @@ def bibliography() -> str:
     """Each source once, with the lessons that cite it; by author."""
     works: dict[tuple, list] = {}
     for lesson in lessons().values():
-        for source in lesson.sources:
-            works.setdefault((source["authors"], source["title"], source["year"]), []).append((source["url"], lesson))
+        for one in lesson.sources:
+            citing = works.setdefault((one["authors"], one["title"], one["year"]), [one["url"]])
+            citing.append(f"[{lesson.title}]({lesson.stem}.ipynb)")
     rows = []
-    for (authors, title, year), citing in sorted(works.items(), key=lambda work: surname(work[0][0])):
-        where = ", ".join(f"[{lesson.title}]({lesson.stem}.ipynb)" for _, lesson in citing)
-        rows.append(f"- {authors}, [{title}]({citing[0][0]}), {year}. In: {where}.")
-    return "\n".join(rows) + "\n"
+    for (authors, title, year), (url, *citing) in sorted(works.items(), key=lambda work: surname(work[0][0])):
+        rows.append(f"- {authors}, [{title}]({url}), {year}. In: {', '.join(citing)}.\n")
+    return "".join(rows)
 
 
 def surname(authors: str) -> str:

@@ -55,11 +55,7 @@ def signature(node: ast.FunctionDef | ast.ClassDef, source: str) -> str:
     for init in made if isinstance(node, ast.ClassDef) else []:
         lines += source.splitlines()[init.lineno - 1 : init.body[0].lineno - 1]
     indent = " " * node.col_offset
-    return fence("python", [line.removeprefix(indent) for line in lines])
-
-
-def fence(language: str, lines: list[str]) -> str:
-    return "\n".join([f"```{language}", *lines, "```"])
+    return "\n".join(["```python", *(line.removeprefix(indent) for line in lines), "```"])
 
 
 def used(name: str) -> str:
@@ -73,7 +69,7 @@ def described(node: ast.AST) -> Iterator[str]:
     for block in (ast.get_docstring(node) or "").split("\n\n"):
         lines = block.splitlines()
         if lines[0].startswith(">>>"):
-            yield fence("pycon", lines)
+            yield f"```pycon\n{block}\n```"
         elif SECTION.fullmatch(lines[0]):
             entries = re.split(r"\n    (?=\S)", "\n".join(["", *lines[1:]]))[1:]
             yield f"**{lines[0]}**"

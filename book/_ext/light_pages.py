@@ -162,7 +162,7 @@ def fold(self: HTML5Translator, node: HideCodeCellNode) -> None:
 
 
 def head(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
-    """What book/_templates/layout.html writes into a page's head; and an address that the theme forgets to escape."""
+    """What a page loads, for book/_templates/layout.html; and an address that the theme forgets to escape."""
     theme = Path(app.outdir, "_static/styles")
     context["theme_sheets"] = [f"_static/styles/{name}.css" for name in SHEETS if (theme / f"{name}.css").exists()]
     if not context["theme_sheets"]:
