@@ -158,10 +158,7 @@ def has_the_outputs_its_cells_promise(notebook: NotebookNode) -> Complaints:
 
 
 @rule(
-    put("show", execution_count=None),
-    put("install", execution_count=2),
-    put("time", execution_count=7),
-    drop("print"),
+    put("show", execution_count=None), put("install", execution_count=2), put("time", execution_count=7), drop("print")
 )
 def was_run_once_from_top_to_bottom(notebook: NotebookNode) -> Complaints:
     counts = [cell.execution_count for cell in code_cells(notebook)]
@@ -207,9 +204,7 @@ def is_written_as_the_tool_writes_it(notebook: NotebookNode, text: str) -> Compl
         yield "not as tools/notebooks.py writes it: refresh it with that"
 
 
-@rule(
-    say("x" * 1_500_000),
-)
+@rule(say("x" * 1_500_000))
 def is_small(notebook: NotebookNode, text: str) -> Complaints:
     if len(text.encode()) >= 1_500_000:
         yield f"{len(text.encode())} bytes"
@@ -299,9 +294,7 @@ def excuses_only_what_times(notebook: NotebookNode) -> Complaints:
             yield f"cell {cell.id} is excused from the comparison"
 
 
-@rule(
-    put("print", source="# tolerance: 5%\nprint(1)"),
-)
+@rule(put("print", source="# tolerance: 5%\nprint(1)"))
 def declares_tolerances_that_can_be_read(notebook: NotebookNode) -> Complaints:
     for cell in code_cells(notebook):
         try:
@@ -310,11 +303,7 @@ def declares_tolerances_that_can_be_read(notebook: NotebookNode) -> Complaints:
             yield f"cell {cell.id}: {error}"
 
 
-@rule(
-    say("It falls to 0.26."),
-    say("That is 31 %."),
-    say("It took 1,024 steps."),
-)
+@rule(say("It falls to 0.26."), say("That is 31 %."), say("It took 1,024 steps."))
 def says_only_numbers_that_it_shows(notebook: NotebookNode) -> Complaints:
     """Ask that the cell before or after show a number of the prose, or tests/quoted.txt say where it comes from."""
     for k, cell in enumerate(notebook.cells):
@@ -354,10 +343,7 @@ def means_the_same_in_any_order(notebook: NotebookNode) -> Complaints:
                 yield f"cell {cell} reads {name}, which several set: {setters}"
 
 
-@rule(
-    drop("slider"),
-    form("slider", "text/html", "<p>A slider</p>"),
-)
+@rule(drop("slider"), form("slider", "text/html", "<p>A slider</p>"))
 def has_a_slider(notebook: NotebookNode) -> Complaints:
     if not any(map(is_slider, outputs(notebook))):
         yield "no slider"

@@ -1,13 +1,11 @@
 """The built book, and a browser without network: whatever a page logs, or asks of another host, fails the test."""
 
-import functools
-import http.server
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
@@ -35,18 +33,6 @@ def pages() -> list[str]:
 @cache
 def soup(path: str) -> BeautifulSoup:
     return BeautifulSoup((HTML / path).read_text("utf-8"), "html.parser")
-
-
-def chromium() -> str | None:
-    """The system's Chromium or Chrome; None for Playwright's own. FileNotFoundError if there is neither."""
-    if found := next(filter(None, map(shutil.which, SYSTEM)), None):
-        return found
-    with sync_playwright() as playwright:
-        if not Path(playwright.chromium.executable_path).exists():
-            raise FileNotFoundError(
-                f"no browser: neither {', '.join(SYSTEM)} nor the one of `playwright install chromium`"
-            )
-    return None
 
 
 @cache
@@ -101,9 +87,9 @@ def open_page(page: Page, path: str) -> None:
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """A browser of one's own."""
-    executable = chromium()
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=executable) as browser:
+    """A browser of one's own: the system's Chromium or Chrome, else Playwright's."""
+    found = next(filter(None, map(shutil.which, SYSTEM)), None)
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=found) as browser:
         yield browser
 
 
@@ -127,12 +113,8 @@ def page(new_page: Callable[..., Page]) -> Page:
 @pytest.fixture(scope="session")
 def served() -> Iterator[str]:
     """The address of the book, served as a site."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=HTML)) as server:
+    handler = partial(SimpleHTTPRequestHandler, directory=HTML)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -65,14 +65,6 @@ def test_a_lesson_says_what_it_takes_and_what_it_gives(stem: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("stem", LESSONS)
-def test_each_lesson_leads_to_the_one_before_and_the_one_after(stem: str) -> None:
-    place = CHAPTERS.index(stem)
-    area = soup(f"book/{stem}.html").select_one(".prev-next-area")
-    links = [area.select_one(f"a.{side}")["href"] for side in ("left-prev", "right-next")]
-    assert links == [f"{CHAPTERS[place - 1]}.html", f"{CHAPTERS[place + 1]}.html"]
-
-
 # Lists
 
 
