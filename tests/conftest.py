@@ -30,10 +30,3 @@ def same_random_numbers() -> None:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """After an exploring run, say how to draw each failing case again."""
-    seed = config.getoption("--hypothesis-seed", None)
-    for report in terminalreporter.getreports("failed") if seed is not None else []:
-        terminalreporter.write_line(f"again: make explore seed={seed} only='{report.nodeid}'")

@@ -46,7 +46,6 @@ def test_a_formula_is_set_as_tex_would(tex: str, part: str) -> None:
 @pytest.mark.parametrize(
     ("tex", "beside", "inside"),
     [
-        (r"x = 1", [], []),
         (r"x = 1 \tag{3}", ["(3)"], []),
         (r"x = 1 \tag*{A < B}", ["A &lt; B"], []),
         (r"x = 1 \tag{1} \quad y = 2 \tag{2}", [], ["(1)", "(2)"]),
@@ -54,7 +53,6 @@ def test_a_formula_is_set_as_tex_would(tex: str, part: str) -> None:
         (r"\begin{aligned}a &= b \tag{1} \\ c &= d\end{aligned}", [], ["(1)"]),
         (r"\begin{aligned}a &= b \tag{1} \cr c &= d \tag*{2}\end{aligned}", [], ["(1)", "2"]),
         (r"\begin{align}a &= b \tag{1} \\ c &= d \tag{2}\end{align}", [], ["(1)", "(2)"]),
-        (r"\begin{gather}a \tag{1} \\ b \tag{2} \\ c \tag{3}\end{gather}", [], ["(1)", "(2)", "(3)"]),
     ],
 )
 def test_every_tag_of_a_formula_is_shown(tex: str, beside: list[str], inside: list[str]) -> None:

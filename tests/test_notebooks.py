@@ -9,7 +9,6 @@ from copy import deepcopy
 from inspect import signature
 from pathlib import Path
 
-import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode, v4
@@ -214,17 +213,11 @@ def is_small(notebook: NotebookNode, text: str) -> Complaints:
     lambda notebook: notebook.cells[0].pop("id"),
     put("show", id=CELLS["print"]),
     put("show", id="0b7ec5d6-5a3c-4a4e-9a53-3c1f8b0f7a52"),
-    put("show", surprise="a field that the format does not have"),
 )
-def is_valid_with_short_ids(notebook: NotebookNode) -> Complaints:
+def has_short_ids(notebook: NotebookNode) -> Complaints:
     ids = [cell.get("id", "") for cell in notebook.cells]
     if not all(re.fullmatch(r"[\w-]{1,32}", name) for name in ids) or len(set(ids)) < len(ids):
-        yield f"cell ids that are missing, long or double: {ids}"
-        return  # nbformat would mend them
-    try:
-        nbformat.validate(deepcopy(notebook))
-    except nbformat.ValidationError as error:
-        yield str(error)
+        yield f"cell ids that are missing, long or double: {ids}"  # nbformat would mend them
 
 
 @rule(
@@ -357,10 +350,6 @@ def has_folded_solutions(notebook: NotebookNode) -> Complaints:
     opened, closed = (prose(notebook).count(tag) for tag in ("<details>", "</details>"))
     if opened < 6 or opened != closed:
         yield f"{opened} <details> and {closed} </details>"
-
-
-def test_the_book_has_notebooks() -> None:
-    assert NOTEBOOKS
 
 
 def test_what_is_quoted_is_said_once_and_shown_where_it_says() -> None:

@@ -148,15 +148,14 @@ def launch(options: str, count: int = 1, **environment: str) -> None:
 
 
 def sliders() -> Rows:
-    """The sliders of the built pages, and a live one; and how soon each page can be used."""
-    from tests.browser import bench  # here, because only this part needs a browser
+    """The sliders of the built pages, and how soon each page can be used."""
+    from tests.browser import bench, conftest  # here, because only this part needs a browser
 
-    with bench.launched() as browser:
+    with conftest.launched() as browser:
         for page, ms in bench.interactive(browser):
             yield dict(where="page", page=page, ms=ms)
         for page, number, ms, kB in bench.built(browser):
             yield dict(where="built", page=page, number=number, ms=ms, kB=kB)
-    yield dict(where="live", ms=bench.live())
 
 
 CHOICES = ["", "--lr 0.1", "--lr 0.4", "--shift 0", "--shift 2", "--weight-decay 0.001", "--schedule cosine"]

@@ -1,15 +1,12 @@
-"""How long sliders take to change their figure, built and in JupyterLab: for `make benchmarks only=sliders`."""
+"""How long sliders take to change their figure, and pages to be of use: for `make benchmarks only=sliders`."""
 
 import gzip
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Browser
 
-from tests.browser.conftest import launched, open_page, pages, watched
-from tests.browser.test_lab import Live, jupyterlab
+from tests.browser.conftest import open_page, pages, watched
 
 # Milliseconds from a move of the last slider until the page is laid out again, for 40 moves over all its positions.
 SWITCHES = """(box) => {
@@ -34,14 +31,6 @@ def built(browser: Browser) -> Iterator[tuple[str, int, float, float]]:
             for i, box in enumerate(page.locator(".lesson-slider").all(), 1):
                 kB = len(gzip.compress(box.evaluate("(box) => box.outerHTML").encode())) / 1e3
                 yield path, i, median(box.evaluate(SWITCHES)), kB
-
-
-def live() -> float:
-    """Milliseconds from a move of the mouse to the picture in JupyterLab, in the median."""
-    with TemporaryDirectory() as folder, jupyterlab(Path(folder)) as address, launched() as own, own.new_page() as page:
-        lesson = Live(page, address)
-        lesson.run_all()
-        return median(lesson.delays())
 
 
 def interactive(browser: Browser) -> Iterator[tuple[str, float]]:

@@ -24,12 +24,6 @@ NUMBERS = "String([...document.querySelectorAll('.jp-InputPrompt')].map((e) => e
 START_UP = 120  # seconds that the server, a kernel or all cells may take on a busy machine
 SETTINGS = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token="]
 SETTINGS += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-# Notes when the mouse moved, and when the picture was next replaced.
-WATCH = """(box) => {
-    window.drawn = window.moved = 0;
-    document.addEventListener("pointermove", () => { window.moved = performance.now(); }, true);
-    new MutationObserver(() => { window.drawn = performance.now(); }).observe(box, { childList: true });
-}"""
 
 
 @contextmanager
@@ -111,7 +105,7 @@ class Live:
         done = f"(before) => ({NUMBERS} !== before && !{NUMBERS}.includes('*'))"
         self.page.wait_for_function(done, arg=before, timeout=START_UP * 1000)
 
-    def drag(self, position: int, drop: bool = True) -> None:
+    def drag(self, position: int) -> None:
         """Pull the handle to one of the positions."""
         handle = self.slider.locator(".noUi-handle")
         track, grip = self.slider.locator(".noUi-base").bounding_box(), handle.bounding_box()
@@ -120,22 +114,7 @@ class Live:
         self.page.mouse.move(grip["x"] + grip["width"] / 2, y)
         self.page.mouse.down()
         self.page.mouse.move(track["x"] + track["width"] * position / last, y, steps=5)
-        if drop:
-            self.page.mouse.up()
-
-    def delays(self) -> list[float]:
-        """Milliseconds from each move of the mouse to the next position until the new picture is there."""
-        self.drag(0, drop=False)
-        self.picture.evaluate(WATCH)
-        track = self.slider.locator(".noUi-base").bounding_box()
-        last = int(float(self.slider.locator(".noUi-handle").get_attribute("aria-valuemax")))
-        found = []
-        for position in [*range(1, last + 1), *reversed(range(last))]:
-            self.page.mouse.move(track["x"] + track["width"] * position / last, track["y"])
-            self.page.wait_for_function("window.drawn > window.moved")
-            found.append(self.page.evaluate("window.drawn - window.moved"))
         self.page.mouse.up()
-        return found
 
     def rate(self) -> float:
         """The value that stands beside the slider."""

@@ -32,10 +32,9 @@ def stored(stem: str) -> list[str]:
     """The HTML of the sliders of a page, in order, as notebooks store them."""
     if stem == "index":
         return stored(LESSONS[0])[:1]
-    outputs = [
-        output.get("data", {}) for cell in read(ROOT / f"book/{stem}.ipynb").cells for output in cell.get("outputs", [])
-    ]
-    return [html for data in outputs if "lesson-slider" in (html := data.get("text/html", ""))]
+    outputs = [output for cell in read(ROOT / f"book/{stem}.ipynb").cells for output in cell.get("outputs", [])]
+    found = [output.get("data", {}).get("text/html", "") for output in outputs]
+    return [html for html in found if "lesson-slider" in html]
 
 
 def canonical(svg: str) -> str:
