@@ -12,7 +12,6 @@ from pathlib import Path
 from unittest.mock import DEFAULT, patch
 
 import pytest
-import yaml
 from hypothesis import settings
 from IPython.core.interactiveshell import InteractiveShell
 from packaging.requirements import Requirement
@@ -66,11 +65,6 @@ def test_a_lesson_has_a_module_and_tests(stem: str) -> None:
 def test_a_lesson_installs_the_library_from_the_repository_s_address(stem: str) -> None:
     installs = re.findall(r"git\+(\S+?)\"", "\n".join(cell.source for cell in read(ROOT / f"book/{stem}.ipynb").cells))
     assert installs == [address()]
-
-
-def test_the_book_s_buttons_lead_to_the_repository_s_address() -> None:
-    repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
-    assert repository == dict(url=address(), branch="main")
 
 
 @pytest.fixture

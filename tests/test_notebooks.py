@@ -15,7 +15,7 @@ from nbformat import NotebookNode, v4
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
 from lessons_lib.sliders import frames
-from tests.notebook_compare import Mismatch, Tolerance, tolerance
+from tests.notebook_compare import Tolerance, tolerance
 from tools.contents import ROOT, lessons
 from tools.notebooks import WIDGET_VIEW, clean, dumps, read
 
@@ -285,15 +285,6 @@ def excuses_only_what_times(notebook: NotebookNode) -> Complaints:
         excused = marks.get("skip") or marks.get("check") is False or "check_exception" in marks
         if excused and not times_something(cell):
             yield f"cell {cell.id} is excused from the comparison"
-
-
-@rule(put("print", source="# tolerance: 5%\nprint(1)"))
-def declares_tolerances_that_can_be_read(notebook: NotebookNode) -> Complaints:
-    for cell in code_cells(notebook):
-        try:
-            tolerance(cell.source)
-        except Mismatch as error:
-            yield f"cell {cell.id}: {error}"
 
 
 @rule(say("It falls to 0.26."), say("That is 31 %."), say("It took 1,024 steps."))

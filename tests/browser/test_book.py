@@ -12,7 +12,7 @@ from docutils.nodes import make_id
 from playwright.sync_api import Browser, Page, expect
 from pypdf import PdfReader
 
-from tests.browser.conftest import CHAPTERS, HTML, LESSONS, ROOT, context, open_page, pages, soup
+from tests.browser.conftest import HTML, LESSONS, ROOT, context, open_page, pages, soup
 from tools import pdf
 from tools.contents import facts, title
 from tools.fork import address
@@ -192,10 +192,6 @@ def test_two_chapters_print_into_one_pdf_that_leads_nowhere_on_this_machine(
     assert b"file:/" not in (tmp_path / "book.pdf").read_bytes()
     links = [a.get_object() for sheet in reader.pages for a in sheet.get("/Annots", [])]
     assert any("/Dest" in link for link in links)
-
-
-def test_the_book_has_every_page_of_its_contents() -> None:
-    assert sorted(["search.html", *(f"book/{chapter}.html" for chapter in CHAPTERS)]) == sorted(pages())
 
 
 def test_on_paper_everything_is_open_and_nothing_can_be_pressed(new_page: Callable[..., Page]) -> None:

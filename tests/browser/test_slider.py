@@ -146,16 +146,11 @@ def html() -> str:
     return stored(LESSONS[0])[0]
 
 
-@pytest.fixture
-def show(tmp_path: Path, new_page: Callable[..., Page]) -> Callable[..., Locator]:
-    def show(html: str, **options: object) -> Locator:
-        """The slider of a page that consists of this HTML."""
-        (tmp_path / "page.html").write_text(f'<!doctype html><meta charset="utf-8"><body>{html}', "utf-8")
-        page = new_page(has_touch=True, **options)
-        page.goto((tmp_path / "page.html").as_uri())
-        return page.locator(".lesson-slider")
-
-    return show
+def show(html: str, page: Page, folder: Path) -> Locator:
+    """The slider of a page that consists of this HTML."""
+    (folder / "page.html").write_text(f'<!doctype html><meta charset="utf-8"><body>{html}', "utf-8")
+    page.goto((folder / "page.html").as_uri())
+    return page.locator(".lesson-slider")
 
 
 def swap_frames(html: str) -> str:
@@ -179,15 +174,17 @@ def swap_frames(html: str) -> str:
     ],
 )
 def test_a_slider_that_shows_anything_else_is_found(
-    tamper: Callable[[str], str], html: str, show: Callable[..., Locator]
+    tamper: Callable[[str], str], html: str, new_page: Callable[..., Page], tmp_path: Path
 ) -> None:
     assert tamper(html) != html
     with pytest.raises(AssertionError):
-        Driver(show(tamper(html)), html).everywhere()
+        Driver(show(tamper(html), new_page(has_touch=True), tmp_path), html).everywhere()
 
 
-def test_without_scripts_the_starting_position_stands_there(html: str, show: Callable[..., Locator]) -> None:
-    box = show(html, java_script_enabled=False)
+def test_without_scripts_the_starting_position_stands_there(
+    html: str, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    box = show(html, new_page(java_script_enabled=False), tmp_path)
     picture = box.get_by_role("img", name=re.search('aria-label="(.+?)"', frames(html)[0])[1], exact=True)
     assert picture.is_visible() and picture.bounding_box()["width"] > 500
     assert box.inner_text().strip() == "" and box.locator("svg, input").count() == 0
