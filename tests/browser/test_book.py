@@ -36,6 +36,7 @@ def test_each_lesson_has_a_card_with_a_picture_of_its_own() -> None:
     cards = soup("book/index.html").select(".lesson-card")
     assert [card.select_one("h3 a")["href"] for card in cards] == [f"{stem}.html" for stem in LESSONS]
     for stem, card in zip(LESSONS, cards, strict=True):
+        assert (card.h3.text, card.p.text) == (title(stem), facts(stem)["shows"])
         label = card.select_one("svg.lesson-figure")["aria-label"]
         assert soup(f"book/{stem}.html").select(f'svg[aria-label="{label}"], img[alt="{label}"]'), stem
         assert card.select_one(".lesson-facts").text in soup(f"book/{stem}.html").select_one(".lesson-facts").text
