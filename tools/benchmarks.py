@@ -23,8 +23,8 @@ from lessons_lib.batch_norm import BatchNorm, batch_norm, lenet
 from lessons_lib.densenet import DenseBlock
 from lessons_lib.files import write_whole
 from lessons_lib.training import Memory
-from tools.contents import ROOT
 
+ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "lessons_lib/benchmarks.json"
 Rows = Iterator[dict[str, object]]
 Work = Callable[[], object]
