@@ -94,7 +94,6 @@ def to_bytes(value: object) -> bytes:
 
 
 def _described(value: object) -> object:
-    """A setting as it is; what tells one data set from another, in a few letters."""
     if not isinstance(value, TensorDataset):
         return value
     sha = hashlib.sha256()

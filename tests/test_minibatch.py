@@ -236,8 +236,8 @@ def refusals() -> list[str]:
 def test_bad_input_is_refused_in_every_process() -> None:
     one, other = in_processes(refusals)
     expected = [
-        r"ValueError: X: expected 4 dimensions, got shape \(4, 6\)",
-        r"ValueError: X: expected 6 features, got shape \(4, 5\)",
+        r"ValueError: X: expected shape \(m, 6, h, w\), got \(4, 6\)",
+        r"ValueError: X: expected shape \(m, 6\), got \(4, 5\)",
         "TypeError: X: expected torch.float32, got torch.int64",
         r"ValueError: X: expected at least one value, got shape \(0, 6\)",
         "TypeError: X: expected torch.float32, got torch.float64",

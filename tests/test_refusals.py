@@ -53,7 +53,7 @@ for name in ("batch_norm.batch_norm", "batch_norm.batch_norm, predicting"):
         REFUSALS["batch_norm"] += [
             (name, {key: torch.ones(shape)}, ValueError, f"{message}{shape}") for shape in [(2,), (1,), (), (1, 3)]
         ]
-        message = f"{key}: expected X's dtype torch.float64, got torch.float32"
+        message = f"{key}: expected torch.float64, got torch.float32"
         REFUSALS["batch_norm"].append((name, {key: torch.ones(3)}, TypeError, message))
 
 # --- resnet ---
