@@ -164,9 +164,14 @@ def _until_all_have_ended(command: list[str], environment: dict[str, str]) -> tu
     too: it ends when all of them have ended. Who else has inherited it is waited for a minute at most.
     """
     pipe, lines = subprocess.PIPE, []
+
+    def read() -> None:
+        with stderr:
+            lines.extend(stderr)
+
     with subprocess.Popen(command, env=environment, stdin=pipe, stderr=pipe, text=True, errors="replace") as process:
-        stderr, process.stderr = process.stderr, None  # the reader's alone: closed by us, it would be waited for
-        reader = Thread(target=lambda: lines.extend(stderr), daemon=True)
+        stderr, process.stderr = process.stderr, None  # the reader's alone: to close it, we would have to wait for him
+        reader = Thread(target=read, daemon=True)
         reader.start()
         try:
             process.wait()
