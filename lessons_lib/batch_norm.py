@@ -94,13 +94,11 @@ class BatchNorm(_BatchNorm):
         num_features, num_dims: d and 2 for an input (m, d), c and 4 for an input (m, c, h, w).
         eps, momentum: as for `batch_norm`; but `layer.momentum` is PyTorch's, the weight of the new value.
 
-    Raises:
-        ValueError: an argument or an input is out of range, or of the wrong shape or device; see `batch_norm`.
+    Raises: the errors of `batch_norm`.
 
     >>> layer = BatchNorm(6, num_dims=4)
-    >>> Y = layer(torch.randn(8, 6, 5, 5))
-    >>> Y.shape, bool(Y.mean().abs() < 1e-6)
-    (torch.Size([8, 6, 5, 5]), True)
+    >>> layer(torch.randn(8, 6, 5, 5)).shape
+    torch.Size([8, 6, 5, 5])
     >>> nn.BatchNorm2d(6).load_state_dict(layer.state_dict())
     <All keys matched successfully>
     """
@@ -127,15 +125,14 @@ class BatchNorm(_BatchNorm):
             raise TypeError(f"X: expected a tensor, got {type(X).__name__}")
         if X.dtype in (torch.float16, torch.bfloat16) and self.weight.dtype == torch.float32:
             return self.forward(X.float()).to(X.dtype)
-        # Without averages, as torch.func.replace_all_batch_norm_modules_ leaves it, each batch is normalised by itself.
+        # torch.func.replace_all_batch_norm_modules_ leaves it without averages.
         is_training = self.training or self.running_mean is None
         self.check(X, is_training)
         if not is_training:
             tensors = X, self.running_mean, self.running_var, self.weight, self.bias
             return normalised(*map(at_least_float32, tensors), self.eps).to(X.dtype)
-        # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
-        # work in place on a Function's output that is a view.
-        x = X.reshape(*X.shape[:2], -1)
+        # Reshaped out here: autograd lets nothing work in place on a Function's output that is a view.
+        x = X.reshape(*X.shape[:2], -1)  # (m, d, 1) or (m, c, h·w)
         # torch.compile, torch.jit.trace and torch.func need the formula itself. So does forward mode: nested, it takes
         # a Function's `jvp` for a constant (PyTorch's issue 197867).
         recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
@@ -174,15 +171,12 @@ def _normalise(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tens
 
 
 class _Normalise(torch.autograd.Function):
-    """The same with the backward pass that the lesson derives: fewer passes over the data.
-
-    What backward needs, `centred` and `rstd`, are outputs: so a second derivative finds its way through them.
-    """
+    """The same with the backward pass that the lesson derives: fewer passes over the data."""
 
     @staticmethod
     def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, ...]:
         y, mean, var, centred, rstd = _normalise(x, gamma, beta, eps)
-        ctx.save_for_backward(centred, rstd, gamma)
+        ctx.save_for_backward(centred, rstd, gamma)  # outputs too: a second derivative finds its way through them
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
         return y, mean, var, centred, rstd
@@ -207,7 +201,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class _Write(torch.autograd.Function):
-    """Write a value into an average. A Function, because torch.func lets nothing else write to a layer's averages."""
+    """Write into an average: torch.func lets nothing but a Function write to a layer's averages."""
 
     generate_vmap_rule = True
 

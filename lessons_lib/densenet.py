@@ -114,8 +114,7 @@ class DenseNet(Convolutional):
     pixel would be halved.
 
     Args:
-        num_layers: of each block.
-        growth_rate, bottleneck, lean: of all blocks; see `DenseBlock`.
+        num_layers, growth_rate, bottleneck, lean: as for `DenseBlock`, num_layers for each block.
         num_classes, in_channels, stem_stride: as for `ResNet`.
         stem_channels: channels that the first block sees.
 
@@ -123,8 +122,7 @@ class DenseNet(Convolutional):
 
     Source: Huang and others 2016, table 1; weights start as K. He and others 2015, arXiv:1502.01852.
 
-    >>> net = DenseNet((2, 2), growth_rate=4, stem_channels=8, stem_stride=1)
-    >>> net(torch.zeros(5, 1, 28, 28)).shape
+    >>> DenseNet((2, 2), growth_rate=4, stem_channels=8, stem_stride=1)(torch.zeros(5, 1, 28, 28)).shape
     torch.Size([5, 10])
     """
 

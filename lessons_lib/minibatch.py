@@ -1,7 +1,6 @@
 """Minibatches shared out to several processes: how to start them, how they agree on a gradient, and on statistics.
 
-The loop over minibatches is `lessons_lib.sgd.sgd` for a function and `lessons_lib.training.train` for a net, which in a
-process group shares each batch out.
+In such processes `lessons_lib.training.train` shares each batch out.
 
 Sources: S. Li and others, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020,
 arXiv:2006.15704; batch normalisation over processes: C. Peng and others, "MegDet: A Large Mini-Batch Object Detector",

@@ -173,8 +173,7 @@ class ResNet(Convolutional):
 
     Source: He and others 2015, table 1 and section 4.2; weights start as K. He and others 2015, arXiv:1502.01852.
 
-    >>> net = ResNet([(1, 8), (2, 16)], stem_stride=1)
-    >>> net(torch.zeros(5, 1, 28, 28)).shape
+    >>> ResNet([(1, 8), (2, 16)], stem_stride=1)(torch.zeros(5, 1, 28, 28)).shape
     torch.Size([5, 10])
     """
 

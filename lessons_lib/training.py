@@ -1,5 +1,4 @@
-"""One training loop for all lessons: seeded, measured step by step, on the GPU where there is one, on several together,
-and from where an interrupted run stopped. Where an argument is of the wrong kind, each function raises a TypeError."""
+"""One training loop for all lessons. Where an argument is of the wrong kind, each function raises a TypeError."""
 
 import math
 import os
@@ -203,9 +202,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 class Memory(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make in this context: those alive `now`, and their `peak`.
+    """Counts the bytes of the tensors that operations make inside: those alive `now`, and the `peak`.
 
-    A storage counts once, until its last tensor is gone. What an operation uses inside does not count.
+    A storage counts once, until its last tensor is gone. What an operation uses by itself does not count.
 
     >>> with Memory() as memory:
     ...     X = torch.zeros(1000) + 1
@@ -244,7 +243,7 @@ def _check_run(net: nn.Module, history: History, on_epoch: Callable | None) -> N
 
 
 def _check_set(name: str, dataset: TensorDataset, net: nn.Module) -> int:
-    """How many classes the labels need, if the set is one that a net can be trained or tested on."""
+    """Returns how many classes the labels need."""
     check_net(net)
     if not isinstance(dataset, TensorDataset):
         raise TypeError(f"{name}: expected a TensorDataset, got {type(dataset).__name__}")
@@ -258,7 +257,7 @@ def _check_set(name: str, dataset: TensorDataset, net: nn.Module) -> int:
         raise TypeError(f"{name}: expected images in the net's dtype, {expected}, got {X.dtype}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers as labels, got {y.dtype}")
-    if y.shape != (len(X),):
+    if y.dim() != 1:
         raise ValueError(f"{name}: expected a label an image, shape ({len(X)},), got {tuple(y.shape)}")
     if y.min() < 0:
         raise ValueError(f"{name}: expected labels from 0, got {y.min()}")

@@ -157,8 +157,8 @@ def test_a_test_set_taken_away_and_a_net_whose_repr_has_an_address(tmp_path: Pat
         lambda data: data[: len(data) // 2],
         lambda data: to_bytes(Path("a")),  # code that a pickle would run
         lambda data: to_bytes([1, 2]),
-        lambda data: to_bytes(torch.load(io.BytesIO(data)) | dict(settings=3)),
-        lambda data: to_bytes(torch.load(io.BytesIO(data)) | dict(format="lessons_lib checkpoint 1")),
+        lambda data: to_bytes(torch.load(io.BytesIO(data)) | {checkpoints.FORMAT: 3}),
+        lambda data: to_bytes(dict(list(torch.load(io.BytesIO(data)).items())[:-1])),  # not of this format
         lambda data: to_bytes(torch.load(io.BytesIO(data)) | dict(history=dict(losses=[]))),
     ],
 )

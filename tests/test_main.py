@@ -229,12 +229,6 @@ def test_two_processes_train_one_net(tmp_path: Path) -> None:
     assert [evaluate(net, first_images("test"))[1]] == record(out)["test_acc"]
 
 
-def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert main(call(tmp_path / "run")) == "torchrun: expected at most 1 processes, one a GPU, got 2"
-
-
 # Nets, schedules, augmentation
 
 
