@@ -48,11 +48,8 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
         args: what it is called with, strings only, as on a command line.
         num_processes: how many, at least 1.
 
-    Returns:
-        What the function returned in each process, by rank.
-
-    Raises:
-        RuntimeError: a process failed or was killed; the message says which, and how.
+    Returns what the function returned in each process, by rank. Raises a RuntimeError that says which process failed,
+    or was killed, and how.
 
     >>> def worker(word):
     ...     from torch import distributed

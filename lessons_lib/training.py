@@ -133,20 +133,17 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, dataset: TensorDataset, batch_size: int = 1000) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (0 to 1) of `net` on `dataset`, in eval mode.
-
-    `batch_size` decides how much memory it needs, and nothing else. Raises a `ValueError` where `train` does.
+def evaluate(net: nn.Module, dataset: TensorDataset) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy (0 to 1) of `net` on `dataset`, in eval mode. Raises the errors of `train`.
 
     >>> evaluate(nn.Linear(2, 2), TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)))[1] in (0, 1)
     True
     """
     classes = _check_set("dataset", dataset, net)
-    batch_size = as_int("batch_size", batch_size, 1)
     device = next(net.parameters(), dataset.tensors[0]).device
     loss = correct = 0.0
     with eval_mode(net):
-        for X, y in zip(*(t.to(device).split(batch_size) for t in dataset.tensors), strict=True):
+        for X, y in zip(*(t.to(device).split(1000) for t in dataset.tensors), strict=True):
             scores = net(X)
             _check_scores(scores, dataset=classes)
             loss += cross_entropy(scores, y.long(), reduction="sum").item()

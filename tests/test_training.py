@@ -198,8 +198,8 @@ def test_evaluates_in_eval_mode_and_puts_the_mode_back(training: bool) -> None:
     probe = Probe()
     net = nn.Sequential(probe, with_batch_norm()).train(training)
     before = deepcopy(net)
-    loss, acc = evaluate(net, TEST, batch_size=3)
-    assert probe.calls == [(False, False, size) for size in (3, 3, 1)]
+    loss, acc = evaluate(net, TEST)
+    assert probe.calls == [(False, False, 7)]
     assert [module.training for module in net.modules()] == [training] * len([*net.modules()])
     assert same(net, before)
     X, y = TEST.tensors
