@@ -95,7 +95,6 @@ def multiply_adds(net: nn.Module, size: int) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options and their help."""
     main = argparse.ArgumentParser("python -m lessons_lib", description="The command line of Why Deep Networks Train.")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("data", help="download the whole of Fashion-MNIST and check it")
@@ -120,7 +119,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def data_sets(options: argparse.Namespace) -> tuple[TensorDataset, TensorDataset]:
-    """What to train on and what to test on."""
     train_set, test_set = (fashion_mnist(split, full=options.full) for split in ("train", "test"))
     if options.hold_out is None:
         return train_set, test_set
@@ -129,7 +127,6 @@ def data_sets(options: argparse.Namespace) -> tuple[TensorDataset, TensorDataset
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, and keep in the folder what was measured."""
     rank, processes = rank_and_size()
     make, size, epochs = NETS[options.net]
     epochs = epochs if options.epochs is None else as_int("--epochs", options.epochs, 1)
@@ -182,7 +179,7 @@ def circumstances() -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
-    """Do what the arguments say. Returns what `sys.exit` takes: nothing if all went well, or what was wrong."""
+    """Do what the arguments say. Returns None, or what was wrong."""
     options = parser().parse_args(arguments)
     together = "LOCAL_WORLD_SIZE" in os.environ  # started by torchrun
     try:

@@ -28,8 +28,7 @@ def batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise each feature of X, then scale by gamma and shift by beta.
 
-    The readable version, written as the paper's algorithms 1 and 2; `BatchNorm` is the layer to train with. Tensors,
-    NumPy's arrays and lists all serve; the results are tensors.
+    The readable version, as the paper's algorithms 1 and 2; `BatchNorm` is the layer to train with.
 
     Args:
         is_training: True normalises with the mean and variance of this batch and returns updated moving averages;
@@ -42,8 +41,8 @@ def batch_norm(
             0.9 here is 0.1 there.
 
     Returns:
-        Y of X's shape, and the moving mean and variance. Y is normalised with the biased variance (divide by n), the
-        moving average takes the unbiased one (divide by n - 1), as the paper and PyTorch do.
+        Y, and the moving mean and variance. Y is normalised with the biased variance (divide by n), the moving average
+        takes the unbiased one (divide by n - 1), as the paper and PyTorch do.
 
     Raises:
         ValueError: X has neither 2 nor 4 dimensions, is empty, or has one value a feature in training; a parameter's
@@ -78,7 +77,6 @@ def batch_norm(
 
 
 def normalised(X: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """X with mean 0 and variance 1 for each feature, or nearly so; then scaled by gamma and shifted by beta."""
     per_feature = (1, -1) + (1,) * (X.dim() - 2)  # so that one number a feature lines up with X
     X_hat = (X - mean.view(per_feature)) / torch.sqrt(var.view(per_feature) + eps)
     return gamma.view(per_feature) * X_hat + beta.view(per_feature)
@@ -89,22 +87,18 @@ class BatchNorm(_BatchNorm):
 
     In train mode it normalises with the batch's statistics and moves its averages; in eval mode it uses the averages.
     X of float16 or bfloat16 is computed in float32, whether the state is in float32 or like X, as in PyTorch's own.
-    Its base class is that of PyTorch's layers, and PyTorch's tools treat it as one of them: a `state_dict` goes to
-    `nn.BatchNorm1d` or `nn.BatchNorm2d` and back (`weight` is gamma, `bias` is beta), `update_bn` averages anew.
+    PyTorch's tools treat it as one of PyTorch's layers: a `state_dict` goes to `nn.BatchNorm1d` or `nn.BatchNorm2d` and
+    back (`weight` is gamma, `bias` is beta), `update_bn` averages anew.
 
     Args:
-        num_features: d of an input (m, d), or c of an input (m, c, h, w).
-        num_dims: 2 for an input (m, d), 4 for an input (m, c, h, w).
-        eps, momentum: as for `batch_norm`; but the attribute `layer.momentum`, which PyTorch's tools read and set, is
-            PyTorch's, the weight of the new value.
+        num_features, num_dims: d and 2 for an input (m, d), c and 4 for an input (m, c, h, w).
+        eps, momentum: as for `batch_norm`; but `layer.momentum` is PyTorch's, the weight of the new value.
 
-    Raises:
-        ValueError: an argument or an input is out of range, or of the wrong shape or device; see `batch_norm`.
+    Raises: the errors of `batch_norm`.
 
     >>> layer = BatchNorm(6, num_dims=4)
-    >>> Y = layer(torch.randn(8, 6, 5, 5))
-    >>> Y.shape, bool(Y.mean().abs() < 1e-6)
-    (torch.Size([8, 6, 5, 5]), True)
+    >>> layer(torch.randn(8, 6, 5, 5)).shape
+    torch.Size([8, 6, 5, 5])
     >>> nn.BatchNorm2d(6).load_state_dict(layer.state_dict())
     <All keys matched successfully>
     """
@@ -118,11 +112,9 @@ class BatchNorm(_BatchNorm):
         self.num_dims = num_dims
 
     def check(self, X: Tensor, is_training: bool) -> None:
-        """Raise an error that names X unless it fits the layer."""
-        if X.dim() != self.num_dims:
-            raise ValueError(f"X: expected {self.num_dims} dimensions, got shape {tuple(X.shape)}")
-        if X.shape[1] != self.num_features:
-            raise ValueError(f"X: expected {self.num_features} features, got shape {tuple(X.shape)}")
+        if X.dim() != self.num_dims or X.shape[1] != self.num_features:
+            sizes = f"m, {self.num_features}" + ", h, w" * (self.num_dims == 4)
+            raise ValueError(f"X: expected shape ({sizes}), got {tuple(X.shape)}")
         if X.device != self.weight.device:
             raise ValueError(f"X: expected the layer's device {self.weight.device}, got {X.device}")
         check_dtype("X", X, self.weight.dtype)
@@ -133,15 +125,14 @@ class BatchNorm(_BatchNorm):
             raise TypeError(f"X: expected a tensor, got {type(X).__name__}")
         if X.dtype in (torch.float16, torch.bfloat16) and self.weight.dtype == torch.float32:
             return self.forward(X.float()).to(X.dtype)
-        # Without averages, as torch.func.replace_all_batch_norm_modules_ leaves it, each batch is normalised by itself.
+        # torch.func.replace_all_batch_norm_modules_ leaves it without averages.
         is_training = self.training or self.running_mean is None
         self.check(X, is_training)
         if not is_training:
             tensors = X, self.running_mean, self.running_var, self.weight, self.bias
             return normalised(*map(at_least_float32, tensors), self.eps).to(X.dtype)
-        # One form for both kinds of layer: (m, d, 1) or (m, c, h·w). Reshaped out here, because autograd lets nothing
-        # work in place on a Function's output that is a view.
-        x = X.reshape(*X.shape[:2], -1)
+        # Reshaped out here: autograd lets nothing work in place on a Function's output that is a view.
+        x = X.reshape(*X.shape[:2], -1)  # (m, d, 1) or (m, c, h·w)
         # torch.compile, torch.jit.trace and torch.func need the formula itself. So does forward mode: nested, it takes
         # a Function's `jvp` for a constant (PyTorch's issue 197867).
         recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
@@ -153,7 +144,7 @@ class BatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def move_averages(self, mean: Tensor, var: Tensor, n: float | Tensor) -> None:
-        """Move the averages, if there are any, to a batch's mean and biased variance over n values a feature."""
+        """Move the averages, if there are any, to the mean and biased variance of n values a feature."""
         if self.running_mean is None:
             return
         # PyTorch's momentum is the weight of the new value; None, as `update_bn` sets it, weighs all batches alike.
@@ -180,15 +171,12 @@ def _normalise(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tens
 
 
 class _Normalise(torch.autograd.Function):
-    """The same with the backward pass that the lesson derives: fewer passes over the data.
-
-    What backward needs, `centred` and `rstd`, are outputs: so a second derivative finds its way through them.
-    """
+    """The same with the backward pass that the lesson derives: fewer passes over the data."""
 
     @staticmethod
     def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, ...]:
         y, mean, var, centred, rstd = _normalise(x, gamma, beta, eps)
-        ctx.save_for_backward(centred, rstd, gamma)
+        ctx.save_for_backward(centred, rstd, gamma)  # outputs too: a second derivative finds its way through them
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
         return y, mean, var, centred, rstd
@@ -213,7 +201,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class _Write(torch.autograd.Function):
-    """Write a value into an average. A Function, because torch.func lets nothing else write to a layer's averages."""
+    """Write into an average: torch.func lets nothing but a Function write to a layer's averages."""
 
     generate_vmap_rule = True
 
@@ -227,13 +215,12 @@ class _Write(torch.autograd.Function):
         ctx.mark_non_differentiable(output)
 
 
-def _is_transformed() -> bool:
-    """Whether torch.func differentiates, or maps over, what is computed now."""
+def _is_transformed() -> bool:  # by torch.func
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _mean(x: Tensor) -> Tensor:
-    """Average (m, c, n) to (c,): the contiguous dimension first, which is several times faster than both at once."""
+    # The contiguous dimension first is several times faster than both at once.
     return x.mean((0, 2)) if x.shape[2] == 1 else x.mean(2).mean(0)
 
 
@@ -243,7 +230,6 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def check_batch(X: Tensor, is_training: bool, **state: Tensor) -> None:
-    """Raise an error that names the argument, unless X is a batch and each tensor of `state` has a number a feature."""
     shape = tuple(X.shape)
     if X.dim() not in (2, 4):
         raise ValueError(f"X: expected shape (m, d) or (m, c, h, w), got {shape}")
@@ -254,8 +240,7 @@ def check_batch(X: Tensor, is_training: bool, **state: Tensor) -> None:
     for name, value in state.items():
         if value.shape != X.shape[1:2]:
             raise ValueError(f"{name}: expected shape ({shape[1]},) to fit X {shape}, got {tuple(value.shape)}")
-        if value.dtype != X.dtype:
-            raise TypeError(f"{name}: expected X's dtype {X.dtype}, got {value.dtype}")
+        check_dtype(name, value, X.dtype)
         if value.device != X.device:
             raise ValueError(f"{name}: expected X's device {X.device}, got {value.device}")
 
@@ -265,15 +250,11 @@ def lenet(
 ) -> nn.Sequential:
     """LeNet for (m, 1, 28, 28) images and 10 classes, with a normalisation before each activation, or none.
 
-    Args:
-        norm: makes a layer from (num_features, num_dims), as `BatchNorm` does; None leaves it out.
-        activation: makes an activation.
+    `norm` makes a layer from (num_features, num_dims), as `BatchNorm` does; `activation` from nothing.
 
     Source: LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998,
     figure 2; with average pooling, and without padding, which keeps it quick.
 
-    >>> lenet(BatchNorm)(torch.zeros(2, 1, 28, 28)).shape
-    torch.Size([2, 10])
     >>> sum(p.numel() for p in lenet().parameters())
     44426
     """

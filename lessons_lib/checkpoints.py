@@ -17,7 +17,7 @@ from lessons_lib.checks import as_path
 from lessons_lib.files import write_whole
 from lessons_lib.processes import check_same, gather, rank_and_size
 
-FORMAT = "lessons_lib checkpoint 3"
+FORMAT = "settings, format 4"  # under which the settings stand: anew for each change of what is stored
 
 
 @dataclass
@@ -47,9 +47,7 @@ class Checkpoint:
         data = io.BytesIO(self.path.read_bytes())
         try:
             state = torch.load(data, map_location="cpu", weights_only=True)
-            if state["format"] != FORMAT:
-                raise ValueError(state["format"])
-            settings, done = dict(state["settings"]), type(self.history)(**state["history"])
+            settings, done = dict(state[FORMAT]), type(self.history)(**state["history"])
         except Exception as error:  # a damaged file fails in a dozen ways
             message = f"checkpoint: {self.path} is not a complete checkpoint of this version of lessons_lib"
             raise ValueError(f"{message}; left unchanged") from error
@@ -81,8 +79,8 @@ class Checkpoint:
         generators = gather((torch.get_rng_state(), gpu))
         if rank_and_size()[0] == 0:
             state = dict(net=self.net.state_dict(), optimizer=self.optimizer.state_dict(), order=self.order.get_state())
-            state |= dict(history=asdict(self.history), generators=generators)
-            write_whole(self.path, to_bytes(state | dict(format=FORMAT, settings=self.settings)))
+            state |= {"history": asdict(self.history), "generators": generators, FORMAT: self.settings}
+            write_whole(self.path, to_bytes(state))
         gather("it is there")
 
 
@@ -94,7 +92,6 @@ def to_bytes(value: object) -> bytes:
 
 
 def _described(value: object) -> object:
-    """A setting as it is; what tells one data set from another, in a few letters."""
     if not isinstance(value, TensorDataset):
         return value
     sha = hashlib.sha256()
@@ -105,7 +102,7 @@ def _described(value: object) -> object:
 
 
 def _structure(net: nn.Module) -> dict[str, str]:
-    """What decides how a net trains, as far as it shows: its modules, in which mode, and the tensors of its state."""
+    """What shows of how a net trains: its modules, in which mode, and the tensors of its state."""
     lines: dict[str, str] = {}
     for name, module in net.named_modules():
         text = f"{type(module).__name__}({re.sub(' at 0x[0-9a-f]+', '', module.extra_repr())})"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_batchedtensor, maybe_current_level, maybe_get_level  # none is public
 from torch.autograd import forward_ad
 
@@ -115,6 +115,11 @@ def as_constant(name: str, value: Array, max_dim: int = 1) -> Tensor:
 def check_dtype(name: str, x: Tensor, dtype: torch.dtype) -> None:
     if x.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype}, got {x.dtype}")
+
+
+def check_net(net: nn.Module) -> None:
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net: expected an nn.Module, got {type(net).__name__}")
 
 
 def check_function(name: str, f: Callable) -> None:

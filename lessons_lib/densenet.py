@@ -29,8 +29,7 @@ class DenseBlock(nn.Module):
 
     Args:
         num_layers: how many f.
-        in_channels: c of the input (m, c, h, w).
-        growth_rate: channels that each layer adds.
+        in_channels, growth_rate: c of the input (m, c, h, w), and channels that each layer adds.
         bottleneck: let batch normalisation, ReLU and a 1×1 convolution to 4 · growth_rate channels go first in f.
         lean: keep no [X, f(X)] for the backward pass, but compute each again there: memory grows linearly instead of
             quadratically with num_layers, for a second run of all but the last convolution of each layer. Outputs,
@@ -87,10 +86,8 @@ def _recomputed(f: nn.Module, parts: Sequence[Tensor]) -> Tensor:
 class Transition(nn.Module):
     """Between two blocks: a 1×1 convolution changes the channels, an average over 2×2 pixels halves the map.
 
-    Batch normalisation and ReLU go first. The last row or column of an odd size is left out.
-
-    Args:
-        in_channels, out_channels: c of the input (m, c, h, w) and of the output (m, out_channels, ⌊h / 2⌋, ⌊w / 2⌋).
+    Batch normalisation and ReLU go first. From (m, in_channels, h, w) to (m, out_channels, ⌊h / 2⌋, ⌊w / 2⌋): the last
+    row or column of an odd size is left out.
 
     Source: Huang and others 2016, section 3, "Pooling layers".
 
@@ -117,18 +114,15 @@ class DenseNet(Convolutional):
     pixel would be halved.
 
     Args:
-        num_layers: of each block.
-        growth_rate, bottleneck, lean: of all blocks; see `DenseBlock`.
+        num_layers, growth_rate, bottleneck, lean: as for `DenseBlock`, num_layers for each block.
         num_classes, in_channels, stem_stride: as for `ResNet`.
         stem_channels: channels that the first block sees.
 
-    Raises:
-        ValueError: also if there is no block, or stem_stride is not 1, 2 or 4.
+    Also raises a ValueError if there is no block, or stem_stride is not 1, 2 or 4.
 
     Source: Huang and others 2016, table 1; weights start as K. He and others 2015, arXiv:1502.01852.
 
-    >>> net = DenseNet((2, 2), growth_rate=4, stem_channels=8, stem_stride=1)
-    >>> net(torch.zeros(5, 1, 28, 28)).shape
+    >>> DenseNet((2, 2), growth_rate=4, stem_channels=8, stem_stride=1)(torch.zeros(5, 1, 28, 28)).shape
     torch.Size([5, 10])
     """
 
@@ -165,9 +159,7 @@ class DenseNet(Convolutional):
 
 
 def densenet121(num_classes: int = 10, in_channels: int = 1) -> DenseNet:
-    """The paper's net for large images with 121 layers. Args: as for `DenseNet`.
-
-    Source: Huang and others 2016, table 1.
+    """The paper's net for large images with 121 layers. Arguments and source as for `DenseNet`.
 
     >>> sum(p.numel() for p in densenet121(1000, 3).parameters())
     7978856
@@ -176,15 +168,10 @@ def densenet121(num_classes: int = 10, in_channels: int = 1) -> DenseNet:
 
 
 def small_densenet(num_classes: int = 10, in_channels: int = 1, *, lean: bool = False) -> DenseNet:
-    """The net that the lesson trains on 28×28 images: 14 layers, fewer than 100,000 parameters. Args: see `DenseNet`.
-
-    >>> small_densenet()(torch.zeros(2, 1, 28, 28)).shape
-    torch.Size([2, 10])
-    """
+    """The net that the lesson trains on 28×28 images: 14 layers, 95,000 parameters. Arguments: `DenseNet`'s."""
     return DenseNet((2, 4, 4), 16, num_classes, in_channels, stem_channels=32, stem_stride=2, lean=lean)
 
 
 def bn_relu_conv(in_channels: int, out_channels: int, kernel_size: int) -> list[nn.Module]:
-    """Batch normalisation, ReLU and a convolution without bias that keeps the size of a map (odd kernel_size)."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     return [nn.BatchNorm2d(in_channels), nn.ReLU(), conv]

@@ -1,7 +1,6 @@
 """Minibatches shared out to several processes: how to start them, how they agree on a gradient, and on statistics.
 
-The loop over minibatches is `lessons_lib.sgd.sgd` for a function and `lessons_lib.training.train` for a net, which in a
-process group shares each batch out.
+In such processes `lessons_lib.training.train` shares each batch out.
 
 Sources: S. Li and others, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020,
 arXiv:2006.15704; batch normalisation over processes: C. Peng and others, "MegDet: A Large Mini-Batch Object Detector",
@@ -30,7 +29,7 @@ from torch import Tensor, distributed, nn
 
 from lessons_lib.batch_norm import BatchNorm, at_least_float32, normalised
 from lessons_lib.checkpoints import to_bytes
-from lessons_lib.checks import as_int
+from lessons_lib.checks import as_int, check_net
 from lessons_lib.files import write_whole
 from lessons_lib.processes import check_same, join_process_group, rank_and_size
 
@@ -41,7 +40,7 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
     """Run a function in several new processes that form a process group, by PyTorch's own `torchrun`.
 
     The group communicates by NCCL if there is a GPU for each process, otherwise by gloo on the CPU. The processes share
-    this machine's threads, and end with the call, however it ends. What they print is printed then, rank after rank.
+    this machine's threads and end with the call, however it ends. Then what they have printed is printed, by rank.
 
     Args:
         worker: a function with a name. The processes get its source alone: it imports what it needs, and sees no
@@ -49,11 +48,8 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
         args: what it is called with, strings only, as on a command line.
         num_processes: how many, at least 1.
 
-    Returns:
-        What the function returned in each process, by rank.
-
-    Raises:
-        RuntimeError: a process failed or was killed; the message says which, and how.
+    Returns what the function returned in each process, by rank. Raises a RuntimeError that says which process failed,
+    or was killed, and how.
 
     >>> def worker(word):
     ...     from torch import distributed
@@ -94,16 +90,13 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
 def average_gradients(net: nn.Module) -> None:
     """Replace each gradient of `net` by its mean over all processes, in place: the step between backward and update.
 
-    DistributedDataParallel does the same while the backward pass still runs. Call it in all processes, on the same net.
-    Outside of a process group nothing changes. Where the gradients of the processes do not correspond it raises a
-    `ValueError` in all of them, and changes none.
-
-    Source: Li and others 2020, section 3.2.
+    Call it in all processes, on the same net; outside of a process group nothing changes. Where the gradients of the
+    processes do not correspond it raises a `ValueError` in all of them, and changes none. Source: Li and others 2020,
+    section 3.2; DistributedDataParallel does the same while the backward pass still runs.
 
     >>> average_gradients(nn.Linear(1, 1))
     """
-    if not isinstance(net, nn.Module):
-        raise TypeError(f"net: expected an nn.Module, got {type(net).__name__}")
+    check_net(net)
     size = rank_and_size()[1]
     if size == 1:
         return
@@ -120,13 +113,10 @@ class SyncBatchNorm(BatchNorm):
 
     In training every process must call it, each with its share of the batch. Y, the moving averages and, once averaged
     over the processes, the gradients are those of one process with the whole batch. Where shares differ in size, each
-    mean loss must be weighted by (size of the share) · (processes) / (size of the batch), as `train` does. PyTorch's
-    `nn.SyncBatchNorm` does the same, on GPUs only. Without a process group, and in eval mode, this is `BatchNorm`.
+    mean loss must be weighted by (size of the share) · (processes) / (size of the batch), as `train` does. Without a
+    process group, and in eval mode, this is `BatchNorm`. PyTorch's `nn.SyncBatchNorm` does the same, on GPUs only.
 
     Source: Peng and others 2017, "Cross-GPU Batch Normalization"; here with the two-pass variance of `batch_norm`.
-
-    >>> SyncBatchNorm(6, num_dims=4)(torch.randn(8, 6, 5, 5)).shape
-    torch.Size([8, 6, 5, 5])
     """
 
     def forward(self, X: Tensor) -> Tensor:
@@ -167,24 +157,29 @@ def _until_all_have_ended(command: list[str], environment: dict[str, str]) -> tu
     """Run torchrun. Returns what it wrote to stderr and its exit code, when it and the processes it started are gone.
 
     They inherit stdin, which ends when this function or this process does, and they end with it. They inherit stderr,
-    too: it ends when all of them have ended.
+    too: it ends when all of them have ended. Who else has inherited it is waited for a minute at most.
     """
     pipe, lines = subprocess.PIPE, []
+
+    def read() -> None:
+        with stderr:
+            lines.extend(stderr)
+
     with subprocess.Popen(command, env=environment, stdin=pipe, stderr=pipe, text=True, errors="replace") as process:
-        reader = Thread(target=lambda: lines.extend(process.stderr))
+        stderr, process.stderr = process.stderr, None  # the reader's alone: to close it, we would have to wait for him
+        reader = Thread(target=read, daemon=True)
         reader.start()
         try:
             process.wait()
         finally:
             process.kill()
             process.stdin.close()
-            reader.join()
+            reader.join(60)
     return "".join(lines), process.returncode
 
 
 def _account(folder: Path, stderr: str) -> str:
-    """Which processes failed, and how: those that were killed, in torchrun's words, then the others in their own, the
-    earliest first. Those that torchrun has ended for that, by SIGTERM, did not fail."""
+    """Who failed: the killed, as torchrun says (but for those it ended itself), then the others, the earliest first."""
     row = r"rank +: (\d+) .*\n +exitcode +: (-?\d+) \(pid: (\d+)\).*\n.*\n +traceback : (Signal .*\))?"
     errors = sorted(folder.glob("*.error"), key=lambda path: path.stat().st_mtime)
     lines = [

@@ -12,11 +12,7 @@ from torch import Tensor, distributed
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process's rank, and how many train together: (0, 1) outside of a process group.
-
-    >>> rank_and_size()
-    (0, 1)
-    """
+    """This process's rank, and how many train together: (0, 1) outside of a process group."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1

@@ -48,7 +48,6 @@ class Residual(nn.Module):
 
     @classmethod
     def layers(cls, in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
-        """The layers of f."""
         return [*conv_bn(in_channels, out_channels, 3, stride), nn.ReLU(), *conv_bn(out_channels, out_channels, 3)]
 
     def forward(self, X: Tensor) -> Tensor:
@@ -71,12 +70,9 @@ class Plain(Residual):
 class Bottleneck(Residual):
     """A 1×1 convolution to a `shrink`th of the channels, a 3×3 one there, a 1×1 one back. As `Residual`.
 
-    Raises: also ValueError if out_channels is not a multiple of shrink · groups.
+    Also raises a ValueError if out_channels is not a multiple of shrink · groups.
 
     Source: He and others 2015, figure 5. The stride is the 3×3 convolution's, as in Facebook's and in PyTorch's nets.
-
-    >>> Bottleneck(64, 256)(torch.zeros(1, 64, 8, 8)).shape
-    torch.Size([1, 256, 8, 8])
     """
 
     shrink, groups = 4, 1
@@ -108,9 +104,6 @@ class PreActivation(Residual):
     """Normalise and activate before each convolution, and nothing after the sum: Y = f(X) + shortcut(X). As `Residual`.
 
     Source: He and others 2016, figure 4e; where the shape changes, the shortcut is `Residual`'s.
-
-    >>> PreActivation(3, 6, stride=2)(torch.zeros(4, 3, 7, 7)).shape
-    torch.Size([4, 6, 4, 4])
     """
 
     @classmethod
@@ -171,19 +164,16 @@ class ResNet(Convolutional):
 
     Args:
         stages: for each stage (num_blocks, out_channels).
-        num_classes: scores an image.
-        in_channels: 1 for grey images, 3 for colour.
-        block: called as block(in_channels, out_channels, stride): `Residual`, `Plain`, `Bottleneck`, … .
+        num_classes, in_channels: scores an image; 1 for grey images, 3 for colour.
+        block: a function of (in_channels, out_channels, stride): `Residual`, `Plain`, `Bottleneck`, … .
         stem_stride: by how much the image shrinks before the first stage. 4, made for 224×224: a 7×7 convolution of
             stride 2 with 64 channels, and max-pooling. 1 or 2, for small images: one 3×3 convolution of this stride.
 
-    Raises:
-        ValueError: also if there is no stage, or stem_stride is not 1, 2 or 4.
+    Also raises a ValueError if there is no stage, or stem_stride is not 1, 2 or 4.
 
     Source: He and others 2015, table 1 and section 4.2; weights start as K. He and others 2015, arXiv:1502.01852.
 
-    >>> net = ResNet([(1, 8), (2, 16)], stem_stride=1)
-    >>> net(torch.zeros(5, 1, 28, 28)).shape
+    >>> ResNet([(1, 8), (2, 16)], stem_stride=1)(torch.zeros(5, 1, 28, 28)).shape
     torch.Size([5, 10])
     """
 
@@ -225,9 +215,7 @@ NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 
 def resnet(depth: int, num_classes: int = 10, in_channels: int = 1) -> ResNet:
     """The paper's net for large images with `depth` layers: 18, 34, 50, 101 or 152, shortcuts not counted.
 
-    Args: as for `ResNet`. A ValueError says for which depths the paper has a net.
-
-    Source: He and others 2015, table 1.
+    Any other depth is a ValueError. Source: He and others 2015, table 1.
 
     >>> sum(p.numel() for p in resnet(50, 1000, 3).parameters())
     25557032
@@ -241,7 +229,7 @@ def resnet(depth: int, num_classes: int = 10, in_channels: int = 1) -> ResNet:
 
 
 def resnet18(num_classes: int = 10, in_channels: int = 1) -> ResNet:
-    """ResNet-18, as `resnet(18, num_classes, in_channels)`.
+    """ResNet-18. Arguments and source as for `resnet`.
 
     >>> sum(p.numel() for p in resnet18(1000, 3).parameters())
     11689512
@@ -250,11 +238,7 @@ def resnet18(num_classes: int = 10, in_channels: int = 1) -> ResNet:
 
 
 def small_resnet(num_classes: int = 10, in_channels: int = 1) -> ResNet:
-    """The net that the lesson trains on 28×28 images: eight layers, 0.3 million parameters.
-
-    >>> small_resnet()(torch.zeros(2, 1, 28, 28)).shape
-    torch.Size([2, 10])
-    """
+    """The net that the lesson trains on 28×28 images: eight layers, 0.3 million parameters. Arguments: `ResNet`'s."""
     return ResNet([(1, 32), (1, 64), (1, 128)], num_classes, in_channels, stem_stride=2)
 
 

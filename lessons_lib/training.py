@@ -1,5 +1,4 @@
-"""One training loop for all lessons: seeded, measured step by step, on the GPU where there is one, on several together,
-and from where an interrupted run stopped. Where an argument is of the wrong kind, each function raises a TypeError."""
+"""One training loop for all lessons. Where an argument is of the wrong kind, each function raises a TypeError."""
 
 import math
 import os
@@ -19,7 +18,7 @@ from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
 from lessons_lib.checkpoints import Checkpoint
-from lessons_lib.checks import as_int, as_number, as_schedule, check_function, refuse_graph
+from lessons_lib.checks import as_int, as_number, as_schedule, check_function, check_net, refuse_graph
 from lessons_lib.processes import mean_over_processes, rank_and_size
 
 
@@ -52,31 +51,30 @@ def train(
 ) -> History:
     """Train `net` in place by minibatch SGD on the cross-entropy, and test it after each epoch if there is a test set.
 
-    In a process group all processes train together: each takes its share of every batch, and all keep the parameters of
-    rank 0. Elsewhere the moving averages of batch normalisation may differ from rank 0's.
+    In a process group each process takes its share of every batch, and all start from, and keep, rank 0's parameters;
+    moving averages may differ from rank 0's.
 
     Args:
         net: maps images (m, …) to scores (m, num_classes). Trained on the GPU where PyTorch sees one, then put back. If
             it is in eval mode, all of it is put in train mode; otherwise each module keeps its mode.
         train_set, test_set: inputs in the net's dtype and integer labels (m,) from 0, as `fashion_mnist` returns them.
         lr: the learning rate, positive, or a schedule: a function of the step (0, 1, …) alone that returns it.
-        momentum: the weight of the old velocity, in [0, 1); v ← momentum v + gradient, then w ← w − lr v.
-        weight_decay: adds weight_decay · w to the gradient of each parameter w. Not negative.
+        momentum, weight_decay: v ← momentum v + gradient + weight_decay w, then w ← w − lr v, for each parameter w;
+            momentum is in [0, 1), weight_decay not negative.
         batch_size: examples a step, of all processes together. The last, smaller batch of an epoch counts too.
         seed: fixes the order of the examples; the net's own start is the caller's to fix.
-        checkpoint: a file, replaced after each epoch. If it exists, the run that wrote it goes on: interrupted at any
-            point, called again with the same arguments or more epochs, it ends as it would have without interruption.
-        history: a new `History()` to fill. Whoever holds it has what was measured, however the run ends.
+        checkpoint: a file, replaced after each epoch. If it exists, the run that wrote it goes on: called again with
+            the same arguments, or more epochs, an interrupted run ends as it would have without interruption.
+        history: a new `History()` to fill: the caller has what was measured, however the run ends.
         on_epoch: called with the history after each epoch, once its checkpoint is written, in every process.
 
     Returns:
         The run's `History`. A run that diverges has losses of inf or nan in it; it does not raise.
 
     Raises:
-        ValueError: a number is out of range, at the latest at the step for which a schedule returns it; a set is empty,
-            or its labels do not fit the net's scores; a batch has fewer examples than there are processes, or they were
-            called with different arguments; checkpoint is damaged, or of a run with other settings, rates, data, net or
-            more epochs, and is then left unchanged, as is the net.
+        ValueError: a number is out of range, at the latest at the step for which a schedule returns it; labels do not
+            fit the net's scores; a batch has fewer examples than there are processes, or these have other arguments;
+            checkpoint is damaged or of another run, or has more epochs, and is then left unchanged, as is the net.
 
     >>> X, y = torch.randn(64, 2), torch.randint(2, (64,))
     >>> history = train(nn.Linear(2, 2), TensorDataset(X, y), TensorDataset(X, y), lr=0.1, batch_size=16)
@@ -87,13 +85,11 @@ def train(
     momentum = float(as_number("momentum", momentum, "[0, 1)"))
     weight_decay = float(as_number("weight_decay", weight_decay, "[0, inf)"))
     num_epochs, seed = as_int("num_epochs", num_epochs, 1), as_int("seed", seed, 0, 2**63 - 1)
-    _check_trainable(net)
+    history = History() if history is None else history
+    _check_run(net, history, on_epoch)
     sets = dict(train_set=train_set) if test_set is None else dict(train_set=train_set, test_set=test_set)
     classes = {name: _check_set(name, dataset, net) for name, dataset in sets.items()}
     batch_size = as_int("batch_size", batch_size, 1, len(train_set))
-    history = _empty(history)
-    if on_epoch is not None:
-        check_function("on_epoch", on_epoch)
     rank, size = rank_and_size()
     if (smallest := len(train_set) % batch_size or batch_size) < size:
         raise ValueError(f"batch_size: expected {size} or more examples in every batch, got one of {smallest}")
@@ -102,7 +98,7 @@ def train(
     order = torch.Generator().manual_seed(seed)
     settings = dict(momentum=momentum, weight_decay=weight_decay, batch_size=batch_size, seed=seed, processes=size)
     run = Checkpoint(checkpoint, settings | sets, net, optimizer, order, history)
-    silent = dict(disable=True) if rank else {}
+    silent = dict(disable=True) if rank else {}  # otherwise as TQDM_DISABLE has it
     with _on_the_gpu(net) as device:
         X, y = train_set.tensors[0].to(device), train_set.tensors[1].to(device, torch.int64)
         run.restore(schedule, num_steps)
@@ -137,21 +133,17 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, dataset: TensorDataset, batch_size: int = 1000) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (0 to 1) of `net` on `dataset`, in eval mode.
-
-    Takes `batch_size` examples at a time, which changes nothing but the memory that it needs. Raises `ValueError` where
-    `train` does.
+def evaluate(net: nn.Module, dataset: TensorDataset) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy (0 to 1) of `net` on `dataset`, in eval mode. Raises the errors of `train`.
 
     >>> evaluate(nn.Linear(2, 2), TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)))[1] in (0, 1)
     True
     """
     classes = _check_set("dataset", dataset, net)
-    batch_size = as_int("batch_size", batch_size, 1)
     device = next(net.parameters(), dataset.tensors[0]).device
     loss = correct = 0.0
     with eval_mode(net):
-        for X, y in zip(*(t.to(device).split(batch_size) for t in dataset.tensors), strict=True):
+        for X, y in zip(*(t.to(device).split(1000) for t in dataset.tensors), strict=True):
             scores = net(X)
             _check_scores(scores, dataset=classes)
             loss += cross_entropy(scores, y.long(), reduction="sum").item()
@@ -190,8 +182,7 @@ def num_parameters(net: nn.Module) -> int:
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Inside, new tensors and parameters have this floating-point dtype.
 
-    Weights drawn in 64 bits agree on all processors to some 1e-16. Those drawn in 32 bits do not, even if they are
-    converted afterwards by `.double()`.
+    Weights drawn in 64 bits agree on all processors to some 1e-16; those drawn in 32 bits and then converted do not.
 
     >>> with default_dtype(torch.float64):
     ...     nn.Linear(2, 1).weight.dtype
@@ -208,9 +199,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 class Memory(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make in this context: those alive `now`, and their `peak`.
+    """Counts the bytes of the tensors that operations make inside: those alive `now`, and the `peak`.
 
-    A storage counts once, until its last tensor is gone. What an operation uses inside does not count.
+    A storage counts once, until its last tensor is gone. What an operation uses by itself does not count.
 
     >>> with Memory() as memory:
     ...     X = torch.zeros(1000) + 1
@@ -235,20 +226,21 @@ class Memory(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def check_net(net: nn.Module) -> None:
-    if not isinstance(net, nn.Module):
-        raise TypeError(f"net: expected an nn.Module, got {type(net).__name__}")
-
-
-def _check_trainable(net: nn.Module) -> None:
+def _check_run(net: nn.Module, history: History, on_epoch: Callable | None) -> None:
     if not num_parameters(net):
         raise ValueError("net: expected parameters to train, got none")
     if any(parameter.is_inference() for parameter in net.parameters()):
         raise ValueError("net: expected parameters made outside of torch.inference_mode")
+    if not isinstance(history, History):
+        raise TypeError(f"history: expected a History, got {history!r}")
+    if history != History():
+        raise ValueError(f"history: expected an empty one, got one of {len(history.loss)} steps")
+    if on_epoch is not None:
+        check_function("on_epoch", on_epoch)
 
 
 def _check_set(name: str, dataset: TensorDataset, net: nn.Module) -> int:
-    """How many classes the labels need, if the set is one that a net can be trained or tested on."""
+    """Returns how many classes the labels need."""
     check_net(net)
     if not isinstance(dataset, TensorDataset):
         raise TypeError(f"{name}: expected a TensorDataset, got {type(dataset).__name__}")
@@ -262,7 +254,7 @@ def _check_set(name: str, dataset: TensorDataset, net: nn.Module) -> int:
         raise TypeError(f"{name}: expected images in the net's dtype, {expected}, got {X.dtype}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers as labels, got {y.dtype}")
-    if y.shape != (len(X),):
+    if y.dim() != 1:
         raise ValueError(f"{name}: expected a label an image, shape ({len(X)},), got {tuple(y.shape)}")
     if y.min() < 0:
         raise ValueError(f"{name}: expected labels from 0, got {y.min()}")
@@ -270,20 +262,11 @@ def _check_set(name: str, dataset: TensorDataset, net: nn.Module) -> int:
 
 
 def _check_scores(scores: Tensor, **classes: int) -> None:
-    """Raise a ValueError unless there is a score for each class that the labels of these sets name."""
     if scores.dim() != 2:
         raise ValueError(f"net: expected scores of shape (m, num_classes), got {tuple(scores.shape)}")
     for name, count in classes.items():
         if count > scores.shape[1]:
             raise ValueError(f"{name}: expected labels below {scores.shape[1]}, the net's scores, got {count - 1}")
-
-
-def _empty(history: History | None) -> History:
-    if not isinstance(history, History | None):
-        raise TypeError(f"history: expected a History, got {history!r}")
-    if history not in (None, History()):
-        raise ValueError(f"history: expected an empty one, got one of {len(history.loss)} steps")
-    return History() if history is None else history
 
 
 @contextmanager

@@ -163,10 +163,8 @@ CALLS: dict[str, tuple[Callable, dict[str, object]]] = {
         dict(lr=0.5, momentum=0.5, weight_decay=0.25, num_epochs=2, batch_size=2, seed=1),
     ),
     "training.evaluate": (
-        lambda net=None, dataset=SET, **arguments: training.evaluate(
-            linear() if net is None else net, dataset, **arguments
-        ),
-        dict(batch_size=2),
+        lambda net=None, dataset=SET: training.evaluate(linear() if net is None else net, dataset),
+        {},
     ),
     "training.num_parameters": (training.num_parameters, dict(net=linear())),
     "training.eval_mode": (predicting, dict(net=linear())),
