@@ -41,6 +41,23 @@ def gradient(f: Function, x: Tensor) -> Tensor:
     return torch.func.grad(f)(x)
 
 
+def sgd_by_torch(
+    losses: list[Function], x0: Tensor, lr: Callable[[int], float], momentum: float = 0.0, weight_decay: float = 0.0
+) -> Tensor:
+    """The trajectory of PyTorch's own SGD, which goes down one of these functions a step."""
+    x = x0.clone().requires_grad_()
+    optimizer = torch.optim.SGD([x], lr=1.0, momentum=momentum, weight_decay=weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr)
+    trajectory = [x0]
+    for f in losses:
+        optimizer.zero_grad()
+        f(x).backward()
+        optimizer.step()
+        scheduler.step()
+        trajectory.append(x.detach().clone())
+    return torch.stack(trajectory)
+
+
 class Quadratic:
     """½ (x − c)ᵀ A (x − c), whose A has these eigenvalues and random axes, with c as its minimum if all are above 0."""
 

@@ -486,8 +486,8 @@ def test_a_schedule_can_be_copied_and_says_that_it_cannot_be_pickled(name: str) 
 
 ELSEWHERE = {  # public, and where it meets its doors
     "batch_norm": "at_least_float32 check_batch mean_of normalised: parts of BatchNorm",
-    "checks": "as_int as_number as_bool as_tensor as_constant as_schedule as_rate as_path as_tuple check_dtype "
-    "check_function holds refuse_graph refuse_transform: through all that call them, and tests/test_checks.py",
+    "checks": "as_int as_number as_bool as_tensor as_constant as_point as_schedule as_rate as_path as_tuple check_dtype "
+    "check_function refuse_graph: through all that call them, and tests/test_checks.py",
     "data": "read_whole read_idx: files come in, tests/test_data.py damages them",
     "densenet": "densenet121 small_densenet: DenseNet, by size; bn_relu_conv: a part of it",
     "gradient_descent": "walk gradient: parts of gradient_descent",
