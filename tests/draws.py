@@ -62,7 +62,7 @@ class Quadratic:
     """½ (x − c)ᵀ A (x − c), whose A has these eigenvalues and random axes, with c as its minimum if all are above 0."""
 
     def __init__(self, lam: list[float], g: Generator) -> None:
-        self.lam, self.mu, self.L = tensor(*lam), min(lam), max(lam)
+        self.lam, self.L = tensor(*lam), max(lam)
         self.U = torch.linalg.qr(randn(g, len(lam), len(lam))).Q  # one axis a column
         self.A, self.minimum = self.U * self.lam @ self.U.T, randn(g, len(lam))
 

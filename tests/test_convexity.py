@@ -111,14 +111,6 @@ def test_penalised_and_lagrangian_take_a_grid_of_points() -> None:
     torch.testing.assert_close(L(x, alpha)[1, 2], L(x[:, 1, 2], alpha), rtol=1e-14, atol=1e-14)
 
 
-def test_penalised_and_lagrangian_keep_the_constraints_that_they_were_given() -> None:
-    x, alpha, constraints = tensor(1, 2), tensor(3), [torch.sum]
-    F, L = penalised(torch.prod, constraints, 2), lagrangian(torch.prod, constraints)
-    before = F(x), L(x, alpha)
-    constraints.append(torch.amax)
-    assert (F(x), L(x, alpha)) == before
-
-
 # Projections: nearest points
 
 
