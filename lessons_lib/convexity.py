@@ -135,7 +135,7 @@ def project_subspace(x: Array, A: Array) -> Tensor:
     if not A.isfinite().all():
         raise ValueError("A: expected finite entries, got NaN or infinity")
     # Of one size: a short column is as much a direction as a long one. In float64: LAPACK knows no half precision.
-    columns = (A.detach() / _max_abs(A.detach(), dim=0)).double()
+    columns = (A / _max_abs(A, dim=0)).double()
     U, sigma, _ = torch.linalg.svd(columns, full_matrices=False)
     U = U * (sigma > sigma[0] * max(A.shape) * torch.finfo(x.dtype).eps)  # 0 for the columns outside the span
     return x @ U.to(x) @ U.T.to(x)
