@@ -1,8 +1,8 @@
 """Every check of an argument, once. Where a number or an array is meant, Python's, NumPy's and PyTorch's all serve.
 
-Each function takes the argument's name and value, returns the value in the form that our own code computes with, or
-raises an error that names the argument, what came and what was expected: a `TypeError` for what is of the wrong kind, a
-`ValueError` for what is out of range.
+Each function takes the argument's name and value, and returns the value in the form that our own code computes with, or
+raises an error that names the argument, what was expected and what came: a TypeError for what is of the wrong kind, a
+ValueError for what is out of range.
 """
 
 import math
@@ -35,13 +35,7 @@ def as_int(name: str, value: int, at_least: float = -math.inf, at_most: float = 
 
 
 def as_number(name: str, value: float, interval: str = "(-inf, inf)") -> float:
-    """A number in an interval such as "[0, 1)", as Python's int or float; by default any finite one. No bool.
-
-    An int too large for a float counts as infinite.
-
-    >>> as_number("lr", np.float32(0.5), "(0, inf)")
-    0.5
-    """
+    """A number in an interval such as "[0, 1)", as Python's int or float. An int beyond all floats is infinite."""
     value = _scalar(name, value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
@@ -56,7 +50,6 @@ def as_number(name: str, value: float, interval: str = "(-inf, inf)") -> float:
 
 
 def as_bool(name: str, value: bool) -> bool:
-    """A bool, Python's or NumPy's."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected a bool, got {value!r}")
     return bool(value)
@@ -65,13 +58,10 @@ def as_bool(name: str, value: bool) -> bool:
 def as_tensor(name: str, value: Array, dtype: torch.dtype | None = None) -> Tensor:
     """A floating-point tensor. One that is given stays itself, with its graph; anything else is copied.
 
-    The value may be a sequence of tensors, arrays, numbers and sequences. What has no floating-point dtype of its own,
-    Python's numbers and all integers, gets `dtype`; None is PyTorch's default.
+    What has no floating-point dtype of its own, Python's numbers and all integers, gets `dtype`; None is PyTorch's.
 
     >>> as_tensor("x", np.array([1.0, 2.0]))
     tensor([1., 2.], dtype=torch.float64)
-    >>> as_tensor("x", [1, 2])
-    tensor([1., 2.])
     """
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         items = [as_tensor(name, item, dtype) for item in value]
@@ -95,10 +85,7 @@ def as_tensor(name: str, value: Array, dtype: torch.dtype | None = None) -> Tens
 
 
 def as_constant(name: str, value: Array, max_dim: int = 1) -> Tensor:
-    """A copy in float64 of finite numbers, for what computes its own gradients: shape () or (d,), or up to (d, d).
-
-    A tensor that requires a gradient would not get one: that is refused, rather than answered with zeros.
-    """
+    """A copy in float64 of finite numbers, shape () or (d,), or up to (d, d), for what computes its own gradients."""
     x = as_tensor(name, value, torch.float64)
     refuse_graph(name, x)
     if x.dim() > max_dim:
@@ -109,6 +96,15 @@ def as_constant(name: str, value: Array, max_dim: int = 1) -> Tensor:
     x = x.detach().to(torch.float64, copy=True)
     if not x.isfinite().all():
         raise ValueError(f"{name}: expected finite numbers, got {x.tolist()}")
+    return x
+
+
+def as_point(x: Array) -> Tensor:
+    """x as a tensor, for those who take derivatives of f there themselves: to others they would be constants."""
+    x = as_tensor("x", x)
+    refuse_graph("x", x)
+    if maybe_current_level() is not None:
+        raise TypeError("f: expected a call outside of torch.func's transforms, to which it would be a constant")
     return x
 
 
@@ -129,17 +125,15 @@ def check_function(name: str, f: Callable) -> None:
 
 def as_schedule(lr: float | Callable[[int], float]) -> Callable[[int], float]:
     """The learning rate as a function of the step, whose every value is checked; its first one at once."""
-    rate = lr if callable(lr) else lambda step: lr
 
     def schedule(step: int) -> float:
-        return as_rate(rate(step))
+        return as_rate(lr(step) if callable(lr) else lr)
 
     schedule(0)
     return schedule
 
 
 def as_rate(lr: float) -> float:
-    """A learning rate: positive and finite."""
     return as_number("lr", lr, "(0, inf)")
 
 
@@ -169,27 +163,11 @@ def refuse_graph(name: str, x: Tensor) -> None:
     while True:
         tracked = x.requires_grad and torch.is_grad_enabled() or forward_ad.unpack_dual(x).tangent is not None
         if tracked or is_batchedtensor(x):
-            wanted = f"plain numbers, which no gradient and no vmap can pass through; use {name}.detach()"
-            raise TypeError(f"{name}: expected {wanted}")
+            why = f"which no gradient and no vmap can pass through; use {name}.detach()"
+            raise TypeError(f"{name}: expected plain numbers, {why}")
         if maybe_current_level() is None or maybe_get_level(x) < 0:
             return
         x = get_unwrapped(x)  # what is made inside a transform of torch.func is wrapped once for each, watched or not
-
-
-def refuse_transform(name: str) -> None:
-    """Raise a TypeError inside torch.func.grad and the like, where we take the gradient of a function ourselves."""
-    if maybe_current_level() is not None:
-        raise TypeError(f"{name}: expected a call outside of torch.func's transforms, to which it would be a constant")
-
-
-def holds(name: str, condition: Tensor) -> bool:
-    """Whether a condition is true everywhere; a TypeError if somebody maps over the argument that it is about."""
-    try:
-        return bool(condition.all())
-    except RuntimeError as error:
-        if "vmap" not in str(error):
-            raise
-        raise TypeError(f"{name}: expected plain numbers, which no vmap can pass through") from error
 
 
 def _as_float(value: Real) -> float:

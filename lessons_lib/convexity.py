@@ -3,10 +3,9 @@
 Sources: S. Boyd and L. Vandenberghe, "Convex Optimization", 2004 (sets and functions: chapters 2 and 3; Lagrangians:
 section 5.1; projections: section 8.1), and the papers that each function names.
 
-Numbers may be tensors, NumPy's arrays or Python's. An argument beside x (or beside the points) has its dtype; integers
-and Python's numbers take it. What is of another type, or another floating-point dtype, raises a TypeError; what has
-another shape or lies out of range, a ValueError. A projection takes one vector or many, shape (…, d) with d of at least
-1, and returns the nearest point to each, like x.
+Tensors, NumPy's arrays and Python's numbers serve. What stands beside x (or beside the points) has its dtype; integers
+and Python's numbers take it. A wrong type or dtype raises a TypeError, a wrong shape or range a ValueError. Projections
+take one vector or many, shape (…, d) with d of at least 1, and return the nearest point to each, like x.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lessons_lib.checks import Array, as_number, as_tensor, as_tuple, check_dtype, check_function, holds, refuse_graph
+from lessons_lib.checks import Array, as_number, as_tensor, as_tuple, check_dtype, refuse_graph
 from lessons_lib.objectives import Function, value_at
 
 
@@ -31,7 +30,6 @@ def jensen_gap(f: Function, points: Array, weights: Array) -> Tensor:
     >>> jensen_gap(torch.square, torch.tensor([-1.0, 3.0]), torch.tensor([0.5, 0.5]))
     tensor(4.)
     """
-    check_function("f", f)
     points = as_tensor("points", points)
     weights = _beside("weights", weights, points)
     if points.dim() not in (1, 2) or points.numel() == 0:
@@ -41,7 +39,7 @@ def jensen_gap(f: Function, points: Array, weights: Array) -> Tensor:
         raise ValueError(f"weights: expected shape ({k},), got {tuple(weights.shape)}")
     # k quotients and their sum may each be off by the dtype's precision.
     sums_to_1 = (weights.sum() - 1).abs() <= 2 * k * torch.finfo(weights.dtype).eps
-    if not holds("weights", (weights >= 0) & sums_to_1):
+    if not ((weights >= 0) & sums_to_1).all():
         raise ValueError(f"weights: expected none below 0 and a sum of 1, got {weights.tolist()}")
     values = [value_at(f, x, shape=()) for x in points]
     for value in values:
@@ -64,8 +62,7 @@ def project_ball(x: Array, radius: float = 1.0) -> Tensor:
             [0.3000, 0.4000]])
     """
     x, radius = _vectors(x), as_number("radius", radius, "(0, inf)")
-    # The squares in |x| could overflow or vanish, those in |x / size| cannot. Any constant size gives the same point,
-    # so it takes no part in the gradient.
+    # The squares in |x| could overflow or vanish, those in |x / size| cannot. Any constant size gives the same point.
     size = _max_abs(x.detach(), dim=-1)
     zero = (x == 0).all(-1, keepdim=True)  # where the norm has no second derivative
     norm = torch.linalg.vector_norm(torch.where(zero, 1, x / size), dim=-1, keepdim=True)
@@ -87,7 +84,7 @@ def project_box(x: Array, low: Array, high: Array) -> Tensor:
     """
     x = as_tensor("x", x)
     low, high = _bound("low", low, x), _bound("high", high, x)
-    if not holds("low and high", low <= high):
+    if not (low <= high).all():
         raise ValueError(f"low: expected at most high everywhere, got low = {low.tolist()}, high = {high.tolist()}")
     return x.clamp(low, high)
 
@@ -96,8 +93,7 @@ def project_simplex(x: Array, total: float = 1.0) -> Tensor:
     """The nearest point of the simplex z ≥ 0, Σ z = total: max(0, x − θ), with the θ that makes the sum right.
 
     Args:
-        x: shape (…, d). A vector with an entry that is ∞ or NaN becomes NaN, and so does one of nothing but −∞; any
-            other −∞ becomes 0.
+        x: shape (…, d). A vector with ∞ or NaN, or of nothing but −∞, becomes NaN; any other −∞ becomes 0.
         total: positive and finite.
 
     Source: J. Duchi, S. Shalev-Shwartz, Y. Singer and T. Chandra, "Efficient projections onto the l1-ball for learning
@@ -122,8 +118,8 @@ def project_subspace(x: Array, A: Array) -> Tensor:
 
     Args:
         x: shape (…, d). A vector with an entry that is NaN becomes NaN.
-        A: shape (d, r) with r of at least 1, finite. Its columns may depend on each other. It is a constant: where its
-            rank changes there is no gradient, so one that asks for a gradient is refused.
+        A: shape (d, r) with r of at least 1, finite. Its columns may depend on each other. It may not require a
+            gradient: where its rank changes there is none.
 
     Source: G. Golub and C. Van Loan, "Matrix Computations", 2013, chapter 2 (orthogonal projections and the SVD).
 
@@ -138,9 +134,8 @@ def project_subspace(x: Array, A: Array) -> Tensor:
         raise ValueError(f"A: expected shape ({d}, r) with r of at least 1, got {tuple(A.shape)}")
     if not A.isfinite().all():
         raise ValueError("A: expected finite entries, got NaN or infinity")
-    # Columns of one size: a short one is as much a direction as a long one. Without gradients: A may be a parameter.
-    # In float64: LAPACK knows no half precision.
-    columns = (A.detach() / _max_abs(A.detach(), dim=0)).double()
+    # Of one size: a short column is as much a direction as a long one. In float64: LAPACK knows no half precision.
+    columns = (A / _max_abs(A, dim=0)).double()
     U, sigma, _ = torch.linalg.svd(columns, full_matrices=False)
     U = U * (sigma > sigma[0] * max(A.shape) * torch.finfo(x.dtype).eps)  # 0 for the columns outside the span
     return x @ U.to(x) @ U.T.to(x)
@@ -149,12 +144,10 @@ def project_subspace(x: Array, A: Array) -> Tensor:
 def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor, Tensor], Tensor]:
     """The Lagrangian L(x, α) = f(x) + Σ αᵢ cᵢ(x) of: minimise f(x) such that all cᵢ(x) ≤ 0.
 
-    For α ≥ 0 its minimum over x is at most the constrained minimum of f; for other α there is no such bound, and L does
-    not ask.
+    For α ≥ 0 its minimum over x is at most the constrained minimum of f. L takes any α.
 
     Args:
-        f: the function to minimise.
-        constraints: the functions cᵢ of the same x, with values of f's shape.
+        f, constraints: the function to minimise and the functions cᵢ, of the same x, with values of one shape.
 
     Returns:
         L, a function of x and alpha: the multipliers αᵢ, shape (number of constraints,).
@@ -163,7 +156,7 @@ def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor
     >>> L(torch.tensor(0.5), torch.tensor([2.0]))
     tensor(1.2500)
     """
-    constraints = _functions(f, constraints)
+    constraints = as_tuple("constraints", constraints, of="functions")
 
     def L(x: Array, alpha: Array) -> Tensor:
         x = as_tensor("x", x)
@@ -188,7 +181,8 @@ def penalised(f: Function, constraints: Sequence[Function], weight: float) -> Fu
     >>> penalised(torch.square, [lambda x: 1 - x], weight=8)(torch.tensor(0.5))  # x² for x ≥ 1
     tensor(1.2500)
     """
-    constraints, weight = _functions(f, constraints), as_number("weight", weight, "[0, inf)")
+    constraints = as_tuple("constraints", constraints, of="functions")
+    weight = as_number("weight", weight, "[0, inf)")
 
     def F(x: Array) -> Tensor:
         value, limits = _values(f, constraints, as_tensor("x", x))
@@ -211,15 +205,15 @@ def _vectors(x: Array) -> Tensor:
 
 
 def _beside(name: str, value: Array, x: Tensor) -> Tensor:
-    """A second tensor of x's dtype, on x's device."""
+    """A second tensor of x's dtype, on x's device; a single number has no precision to lose."""
     value = as_tensor(name, value, x.dtype)
-    check_dtype(name, value, x.dtype)
-    return value.to(x.device)
+    if value.dim() > 0:
+        check_dtype(name, value, x.dtype)
+    return value.to(x)
 
 
 def _bound(name: str, value: Array, x: Tensor) -> Tensor:
-    value = as_tensor(name, value, x.dtype)
-    value = _beside(name, value if value.dim() else value.to(x.dtype), x)  # a number has no precision to lose
+    value = _beside(name, value, x)
     if value.isnan().any():
         raise ValueError(f"{name}: expected numbers, got NaN")
     try:
@@ -228,14 +222,6 @@ def _bound(name: str, value: Array, x: Tensor) -> Tensor:
         shapes = f"a shape that broadcasts to {tuple(x.shape)}, got {tuple(value.shape)}"
         raise ValueError(f"{name}: expected {shapes}") from None
     return value
-
-
-def _functions(f: Function, constraints: Sequence[Function]) -> tuple[Function, ...]:
-    check_function("f", f)
-    constraints = as_tuple("constraints", constraints, of="functions")
-    for c in constraints:
-        check_function("constraints", c)
-    return constraints
 
 
 def _values(f: Function, constraints: Sequence[Function], x: Tensor) -> tuple[Tensor, list[Tensor]]:

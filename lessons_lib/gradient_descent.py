@@ -3,10 +3,9 @@
 Sources: S. Boyd and L. Vandenberghe, "Convex Optimization", 2004, sections 9.2 (line search), 9.3 (descent) and 9.5
 (Newton's method), and the papers that each function names.
 
-A ValueError says that an argument has another shape or is out of range, at the latest at the step for which a schedule
-returns it, or that f returns more than one number, or one whose graph does not lead to x. A TypeError says that an
-argument is of another type, that f does not return a real tensor, or that a point requires a gradient, which does not
-flow back to it: pass x0.detach().
+A ValueError says that an argument has a wrong shape or is out of range, or that f returns more than one number, or one
+that does not depend on x. A TypeError says that an argument is of a wrong type, that f does not return a real tensor,
+or that a point requires a gradient, which does not flow back to it: pass x0.detach().
 """
 
 import math
@@ -15,19 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lessons_lib.checks import (
-    Array,
-    as_bool,
-    as_constant,
-    as_int,
-    as_number,
-    as_rate,
-    as_schedule,
-    as_tensor,
-    check_function,
-    refuse_graph,
-    refuse_transform,
-)
+from lessons_lib.checks import Array, as_bool, as_constant, as_int, as_number, as_point, as_schedule, check_function
 from lessons_lib.objectives import Function, hessian_at, value_at
 
 Rate = float | Callable[[int], float]  # a learning rate, or a schedule: a function of the step
@@ -43,7 +30,7 @@ def gradient_descent(
     preconditioner: Array | None = None,
     backtrack: bool = False,
 ) -> Tensor:
-    """Walk downhill: v ← momentum v + ∇f(x), then x ← x − lr P v. All that it took stays to look at.
+    """Walk downhill: v ← momentum v + ∇f(x), then x ← x − lr P v.
 
     A run that diverges does not raise. Once f, its gradient or the next x is not finite, this x and all later ones are
     ±inf in each coordinate: with its sign where it has one, +inf where it has become NaN.
@@ -66,8 +53,6 @@ def gradient_descent(
 
     >>> gradient_descent(lambda x: x**2, 10.0, lr=0.2, steps=10)[-1]
     tensor(0.0605, dtype=torch.float64)
-    >>> gradient_descent(lambda x: x[0] ** 2 + 2 * x[1] ** 2, (-5, -2), lr=0.1, steps=20).shape
-    torch.Size([21, 2])
     """
     x, momentum = as_constant("x0", x0), as_number("momentum", momentum, "[0, 1)")
     backtrack = as_bool("backtrack", backtrack)
@@ -75,8 +60,8 @@ def gradient_descent(
         raise ValueError(f"momentum: expected 0 with backtrack, got {momentum}")
     P = torch.ones_like(x) if preconditioner is None else as_constant("preconditioner", preconditioner, max_dim=2)
     if P.shape not in (x.shape, 2 * x.shape):
-        shapes = f"{tuple(x.shape)}, or a matrix to match, got {tuple(P.shape)}"
-        raise ValueError(f"preconditioner: expected x0's shape {shapes}")
+        shapes = f"{tuple(x.shape)} or {tuple(2 * x.shape)}, got {tuple(P.shape)}"
+        raise ValueError(f"preconditioner: expected shape {shapes}")
     v = torch.zeros_like(x)
 
     def direction(x: Tensor) -> Tensor:
@@ -113,8 +98,6 @@ def newton(
     Source of "absolute": Y. Dauphin and others, "Identifying and attacking the saddle point problem in high-dimensional
     non-convex optimization", 2014, arXiv:1406.2572.
 
-    >>> newton(lambda x: (x - 3) ** 2 + 1, 10.0, steps=2)
-    tensor([10.,  3.,  3.], dtype=torch.float64)
     >>> newton(torch.cos, 1.0, steps=5)[-1], newton(torch.cos, 1.0, steps=5, hessian="absolute")[-1]
     (tensor(0., dtype=torch.float64), tensor(3.1416, dtype=torch.float64))
     """
@@ -139,9 +122,8 @@ def newton(
 def backtracking(f: Function, x: Array, direction: Array, lr: float = 1.0) -> float:
     """Armijo's rule: the first of lr, lr / 2, lr / 4, … that is small enough to make f fall.
 
-    Small enough means f(x + lr · direction) ≤ f(x) + 0.3 lr · ∇f(x)ᵀdirection: at least the share 0.3 of the fall that
-    the tangent promises. A Newton step on a parabola makes f fall by exactly half of it, and so does the gradient step
-    1 / L along its steepest axis: a share of 0.5 would leave it to rounding whether they pass.
+    Small enough means f(x + lr · direction) ≤ f(x) + 0.3 lr · ∇f(x)ᵀdirection: at least 0.3 of the fall that the
+    tangent promises. A Newton step on a parabola gives half of it, which a share of 0.5 would leave to rounding.
 
     Args:
         f, x: as f and x0 of `gradient_descent`.
@@ -149,18 +131,14 @@ def backtracking(f: Function, x: Array, direction: Array, lr: float = 1.0) -> fl
         lr: the first rate to try. Positive.
 
     Returns:
-        The rate; 0.0 if direction does not lead downhill, as where x is at a minimum, or if f does not fall enough with
-        lr · 2⁻⁶⁰ either.
+        The rate; 0.0 if direction does not lead downhill, or if f does not fall enough with lr · 2⁻⁶⁰ either.
 
     Source: L. Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", 1966.
 
     >>> backtracking(lambda x: x**2, 10.0, direction=-20.0)
     0.5
-    >>> backtracking(lambda x: x**2, 10.0, direction=20.0)
-    0.0
     """
-    check_function("f", f)
-    x, direction, lr = as_constant("x", x), as_constant("direction", direction), as_rate(lr)
+    x, direction, lr = as_constant("x", x), as_constant("direction", direction), as_number("lr", lr, "(0, inf)")
     if direction.shape != x.shape:
         raise ValueError(f"direction: expected x's shape {tuple(x.shape)}, got {tuple(direction.shape)}")
     g, now = gradient(f, x), value_at(f, x, shape=())
@@ -193,14 +171,11 @@ def walk(f: Function, x: Tensor, lr: Rate, steps: int, backtrack: bool, directio
 
 def gradient(f: Function, x: Array) -> Tensor:
     """∇f(x), without a graph; infinite, or NaN, where f(x) is: autograd can give the logarithm of -1 the slope -1."""
-    x = as_tensor("x", x)
-    refuse_graph("x", x)
-    refuse_transform("f")
+    x = as_point(x)
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         value = value_at(f, x, shape=())
     g = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
     if g is None:
-        found = f"{value.item()}, which has no gradient"
-        raise ValueError(f"f: expected a function that torch can differentiate, got {found}")
+        raise ValueError(f"f: expected a function that torch can differentiate, got {value.item()} without a gradient")
     return g if value.isfinite() else g * math.inf

@@ -1,13 +1,11 @@
 """Schedules: learning rates as plain functions of the step, for `train`, for `gradient_descent` and for PyTorch.
 
-Each starts at lr, which is positive, and never rises, except during a `warmup`. The same step, an int of at least 0,
-always gets the same rate. Where the formula gives less than a float can hold, the rate is 0.0, which `train` and
-`gradient_descent` refuse. PyTorch's `LambdaLR` multiplies by the optimiser's own rate: let that be 1.
+Each starts at lr, which is positive, and never rises, except during a `warmup`. The step is an int of at least 0. Where
+the formula gives less than a float can hold, the rate is 0.0, which `train` and `gradient_descent` refuse. PyTorch's
+`LambdaLR` multiplies by the optimiser's own rate: let that be 1. An argument or a step that is out of range raises a
+ValueError, one that is of the wrong kind a TypeError.
 
-An argument or a step that is out of range raises a ValueError, one that is of the wrong kind a TypeError.
-
-Source: A. Zhang, Z. Lipton, M. Li and A. Smola, "Dive into Deep Learning", section "Dynamic Learning Rate" (piecewise,
-exponential, polynomial). The other sources stand where they are used.
+Source: A. Zhang, Z. Lipton, M. Li and A. Smola, "Dive into Deep Learning", section "Dynamic Learning Rate".
 """
 
 import math
@@ -61,8 +59,8 @@ def exponential(lr: float, decay: float) -> Schedule:
 def polynomial(lr: float, alpha: float, beta: float) -> Schedule:
     """lr · (beta · step + 1)^(-alpha), with alpha, beta ≥ 0. PyTorch's `PolynomialLR` is another schedule.
 
-    The rate begins to fall at about step 1 / beta. Stochastic approximation asks for rates whose sum is infinite and
-    whose squares have a finite sum: alpha in (½, 1], and beta above 0. For convex functions alpha = ½ is usual.
+    Stochastic approximation asks for rates whose sum is infinite and whose squares have a finite sum: alpha in (½, 1],
+    and beta above 0. For convex functions alpha = ½ is usual.
 
     Source: H. Robbins and S. Monro, "A Stochastic Approximation Method", 1951.
 
@@ -93,9 +91,8 @@ def cosine(lr: float, steps: int) -> Schedule:
 def warmup(schedule: Schedule, steps: int) -> Schedule:
     """So many steps that rise evenly towards the schedule's first rate, and then the schedule from its own step 0 on.
 
-    Step k < steps has schedule(0) · (k + 1) / (steps + 1): no step is lost to a rate of 0, and the schedule's first
-    step is one more equal step up. As PyTorch's `LinearLR` with start_factor = 1 / (steps + 1) and total_iters = steps,
-    followed by the schedule in a `SequentialLR` with milestones = [steps]. With steps = 0 it is the schedule itself.
+    Step k < steps has schedule(0) · (k + 1) / (steps + 1). As PyTorch's `LinearLR` with start_factor = 1 / (steps + 1)
+    and total_iters = steps, followed by the schedule in a `SequentialLR` with milestones = [steps].
 
     Source: P. Goyal and others, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, arXiv:1706.02677,
     section 2.2.
@@ -109,8 +106,6 @@ def warmup(schedule: Schedule, steps: int) -> Schedule:
 
 
 def _schedule(rate: Schedule) -> Schedule:
-    """The same function, which checks its step."""
-
     def schedule(step: int) -> float:
         return rate(as_int("step", step, at_least=0))
 

@@ -17,42 +17,29 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from lessons_lib.checks import (
-    Array,
-    as_int,
-    as_number,
-    as_tensor,
-    as_tuple,
-    check_function,
-    refuse_graph,
-    refuse_transform,
-)
+from lessons_lib.checks import Array, as_int, as_number, as_point, as_tensor, as_tuple, check_function
 from lessons_lib.data import fashion_mnist
 
 Function = Callable[[Tensor], Tensor]
+_images = cache(fashion_mnist)
 
 
 @dataclass(frozen=True)
 class Objective:
     """A function to minimise, called like one, and what is known of it.
 
-    In one dimension x may have any shape and the function works element by element. In d > 1 dimensions x has the shape
-    (d, …): the first dimension holds the coordinates, the others are a grid of points, and the value has the shape (…).
+    In d > 1 dimensions x has the shape (d, …), the coordinates first, and the value the shape (…): a grid of points. In
+    one dimension x may have any shape, and the function works element by element.
 
     Args:
-        name: the formula, as plain text.
-        f: the formula, as a function of x that `torch.func` can differentiate.
+        name, f: the formula, as plain text and as a function of x that `torch.func` can differentiate.
         domain: (low, high) for each coordinate.
-        curvature: (mu, L) with mu ≤ λ ≤ L for all eigenvalues λ of the Hessian (in one dimension, for f'') all over
-            the domain; the tightest such numbers unless the objective says otherwise.
-        minima: the local minima inside the domain, where the gradient vanishes, the lowest first. At the border the
-            function may go lower still.
+        curvature: (mu, L), the tightest bounds of all eigenvalues of the Hessian (in one dimension, of f'') all over
+            the domain, unless the objective says otherwise.
+        minima: the local minima inside the domain, the lowest first. At the border f may be lower still.
 
-    >>> rosenbrock(torch.tensor([0.0, 1.0]))
-    tensor(101.)
-    >>> x1, x2 = (torch.linspace(*interval, 50) for interval in rosenbrock.domain)
-    >>> rosenbrock(torch.stack(torch.meshgrid(x1, x2, indexing="xy"))).shape
-    torch.Size([50, 50])
+    >>> rosenbrock(torch.tensor([0.0, 1.0])), rosenbrock(torch.ones(2, 50, 40)).shape
+    (tensor(101.), torch.Size([50, 40]))
     """
 
     name: str
@@ -63,7 +50,6 @@ class Objective:
 
     @property
     def dim(self) -> int:
-        """How many coordinates x has: d."""
         return len(self.domain)
 
     def __call__(self, x: Array) -> Tensor:
@@ -78,18 +64,13 @@ def curvature(f: Function, x: Array) -> tuple[float, float]:
 
     Args:
         f: a function of a tensor like x, with a scalar tensor as value, which `torch.func` can differentiate twice.
-        x: a number, or the d coordinates of a point, shape (d,), where f has a finite second derivative. No gradient
-            flows back to it: if it requires one, pass x.detach().
+        x: a number, or the d coordinates of a point, shape (d,), where f has a finite second derivative. If it
+            requires a gradient, pass x.detach().
 
-    >>> curvature(saddle, torch.tensor([0.3, -0.7]))
-    (-2.0, 2.0)
     >>> curvature(lambda x: x**3, torch.tensor(0.5))
     (3.0, 3.0)
     """
-    check_function("f", f)
-    x = as_tensor("x", x)
-    refuse_graph("x", x)
-    refuse_transform("f")
+    x = as_point(x)
     if x.dim() > 1 or x.numel() == 0:
         raise ValueError(f"x: expected shape () or (d,), got {tuple(x.shape)}")
     H = hessian_at(f, x)
@@ -109,11 +90,10 @@ def hessian_at(f: Function, x: Tensor) -> Tensor:
 
 def value_at(f: Function, x: Tensor, name: str = "f", shape: tuple[int, ...] | None = None) -> Tensor:
     """f(x), which must be a tensor of real numbers, of this shape if one is given."""
+    check_function(name, f)
     value = f(x)
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a function that returns a tensor, got {value!r}")
-    if value.is_complex():
-        raise TypeError(f"{name}: expected a function that returns a real tensor, got {value.dtype}")
+    if not isinstance(value, Tensor) or value.is_complex():
+        raise TypeError(f"{name}: expected a function that returns a real tensor, got {value!r}")
     if shape is not None and value.shape != shape:
         wanted = f"a tensor of shape {tuple(shape)}" if shape else "a scalar tensor"
         raise ValueError(f"{name}: expected a function that returns {wanted}, got shape {tuple(value.shape)}")
@@ -206,13 +186,13 @@ def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
 def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: float = 0.01) -> Objective:
     """Mean cross-entropy of softmax regression on images of Fashion-MNIST, plus ½ · weight_decay · |x|²: convex.
 
-    The inputs are the images' averages over blocks, size² of them, and a 1 for the bias; x holds the weights, a matrix
-    of shape (size² + 1, 10), row after row. So d = (size² + 1) · 10, and x has the shape (d, …) as anywhere.
+    The inputs are the images' averages over size² blocks, and a 1 for the bias; x holds the weights, a matrix of shape
+    (size² + 1, 10), row after row: d = (size² + 1) · 10.
 
-    The curvature (mu, L) holds in all of ℝᵈ. mu = weight_decay is attained everywhere, as the probabilities stay when
-    all classes' scores grow alike. L = ½ λ_max(XᵀX/n) + weight_decay, where X holds the n inputs, is approached only
-    far out, where the biases leave all images undecided between two classes; at x = 0 it is a tenth of λ_max, not a
-    half. The minimum x* has no formula, but f(x) − f(x*) ≤ |∇f(x)|² / (2 mu) tells how near it is.
+    The curvature (mu, L) holds in all of ℝᵈ. mu = weight_decay is attained everywhere: equal changes of all scores
+    change no probability. L = ½ λ_max(XᵀX/n) + weight_decay, where X holds the n inputs, is approached only far out,
+    where all images are undecided between two classes; at x = 0 the ½ is a tenth. The minimum x* has no formula, but
+    f(x) − f(x*) ≤ |∇f(x)|² / (2 mu) tells how near it is.
 
     Args:
         num_images: n, up to 10,000: the first ones of the bundled training set.
@@ -220,7 +200,7 @@ def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: floa
         weight_decay: at least 0; above 0, f is strongly convex and has one minimum.
 
     Sources: D. Böhning, "Multinomial Logistic Regression Algorithm", 1992 (L); S. Boyd and L. Vandenberghe, "Convex
-    Optimization", 2004, section 9.1.2 (how near the minimum is); the images: `lessons_lib.data`.
+    Optimization", 2004, section 9.1.2 (how near the minimum is).
 
     >>> f = softmax_regression(num_images=100)
     >>> f.dim, f(torch.zeros(f.dim))  # ten classes, all alike: log 10
@@ -229,7 +209,7 @@ def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: floa
     size, weight_decay = as_int("size", size), as_number("weight_decay", weight_decay, "[0, inf)")
     if size < 1 or 28 % size:
         raise ValueError(f"size: expected a divisor of 28, got {size}")
-    images, labels = _train_set().tensors
+    images, labels = _images("train").tensors
     num_images = as_int("num_images", num_images, 1, len(images))
     X = avg_pool2d(images[:num_images].double(), 28 // size).flatten(1)
     X = torch.cat([X, X.new_ones(num_images, 1)], dim=1)
@@ -239,8 +219,3 @@ def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: floa
         domain=((-math.inf, math.inf),) * (X.shape[1] * 10),
         curvature=(weight_decay, torch.linalg.eigvalsh(X.T @ X / num_images)[-1].item() / 2 + weight_decay),
     )
-
-
-@cache
-def _train_set() -> torch.utils.data.TensorDataset:
-    return fashion_mnist("train")

@@ -3,11 +3,10 @@
 Errors are those of `gradient_descent`.
 
 Sources: H. Robbins and S. Monro, "A Stochastic Approximation Method", 1951; L. Bottou, F. Curtis and J. Nocedal,
-"Optimization Methods for Large-Scale Machine Learning", 2016, arXiv:1606.04838.
+"Optimization Methods for Large-Scale Machine Learning", 2016, arXiv:1606.04838, section 3.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -24,9 +23,8 @@ def batches(num_examples: int, batch_size: int = 1, *, replacement: bool = False
     Args:
         num_examples: n; the examples are 0, 1, …, n - 1. At least 1.
         batch_size: examples a batch, from 1 to n: each batch is an int64 tensor of shape (batch_size,).
-        replacement: draw each example of each batch from all n, independently. Otherwise go through all n in random
-            order, then again in another one: each pass has each example once, and its last batch is smaller where
-            batch_size does not divide n.
+        replacement: draw each example from all n, independently. Otherwise go through all n in one random order after
+            another; the last batch of a pass is smaller where batch_size does not divide n.
         seed: fixes the sequence; from -2⁶³ to 2⁶⁴ - 1. PyTorch's global generator plays no part.
 
     >>> order = batches(5, batch_size=2)
@@ -34,18 +32,18 @@ def batches(num_examples: int, batch_size: int = 1, *, replacement: bool = False
     >>> [len(batch) for batch in one_pass], sorted(torch.cat(one_pass).tolist())
     ([2, 2, 1], [0, 1, 2, 3, 4])
     """
-    num_examples, batch_size = as_int("num_examples", num_examples, 1), as_int("batch_size", batch_size, 1)
-    if batch_size > num_examples:
-        raise ValueError(f"batch_size: expected at most num_examples, {num_examples}, got {batch_size}")
-    replacement = as_bool("replacement", replacement)
+    num_examples = as_int("num_examples", num_examples, 1)
+    batch_size, replacement = as_int("batch_size", batch_size, 1, num_examples), as_bool("replacement", replacement)
     generator = torch.Generator().manual_seed(as_int("seed", seed, -(2**63), 2**64 - 1))
 
-    def draw() -> Sequence[Tensor]:
-        if replacement:
-            return [torch.randint(num_examples, (batch_size,), generator=generator)]
-        return torch.randperm(num_examples, generator=generator).split(batch_size)
+    def drawn() -> Iterator[Tensor]:
+        while True:
+            if replacement:
+                yield torch.randint(num_examples, (batch_size,), generator=generator)
+            else:
+                yield from torch.randperm(num_examples, generator=generator).split(batch_size)
 
-    return (batch for _ in count() for batch in draw())
+    return drawn()
 
 
 def sgd(
@@ -67,18 +65,14 @@ def sgd(
 
     Args:
         f: takes x, a float64 tensor of x0's shape, and a batch, the int64 indices of its examples; returns the mean
-            loss of these examples, a scalar tensor. Autograd finds ∇f, the gradient with respect to x.
-        x0: the start, finite: a number, or d numbers, as a sequence, an array or a tensor.
-        lr: the learning rate, or a schedule: a function of the step (0, 1, …) alone that returns it. Positive.
-        steps: how often x moves. Not negative.
+            loss of these examples, a scalar tensor.
+        x0, lr, steps: as for `gradient_descent`.
         num_examples, batch_size, replacement, seed: which batches; see `batches`.
         momentum: the weight of the old velocity v, in [0, 1), as `torch.optim.SGD` has it: v starts at 0.
         weight_decay: adds weight_decay · x to the gradient. Not negative.
 
     Returns:
         The trajectory, the start included, in float64: shape (steps + 1,) for a number, else (steps + 1, d).
-
-    Source: Bottou, Curtis and Nocedal 2016, section 3.
 
     >>> a = torch.tensor([1.0, 2.0, 6.0])
     >>> x = sgd(lambda x, i: ((x - a[i]) ** 2).mean() / 2, 0.0, lambda step: 1 / (1 + step), steps=3, num_examples=3)

@@ -41,11 +41,28 @@ def gradient(f: Function, x: Tensor) -> Tensor:
     return torch.func.grad(f)(x)
 
 
+def sgd_by_torch(
+    losses: list[Function], x0: Tensor, lr: Callable[[int], float], momentum: float = 0.0, weight_decay: float = 0.0
+) -> Tensor:
+    """The trajectory of PyTorch's own SGD, which goes down one of these functions a step."""
+    x = x0.clone().requires_grad_()
+    optimizer = torch.optim.SGD([x], lr=1.0, momentum=momentum, weight_decay=weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr)
+    trajectory = [x0]
+    for f in losses:
+        optimizer.zero_grad()
+        f(x).backward()
+        optimizer.step()
+        scheduler.step()
+        trajectory.append(x.detach().clone())
+    return torch.stack(trajectory)
+
+
 class Quadratic:
     """½ (x − c)ᵀ A (x − c), whose A has these eigenvalues and random axes, with c as its minimum if all are above 0."""
 
     def __init__(self, lam: list[float], g: Generator) -> None:
-        self.lam, self.mu, self.L = tensor(*lam), min(lam), max(lam)
+        self.lam, self.L = tensor(*lam), max(lam)
         self.U = torch.linalg.qr(randn(g, len(lam), len(lam))).Q  # one axis a column
         self.A, self.minimum = self.U * self.lam @ self.U.T, randn(g, len(lam))
 

@@ -29,8 +29,6 @@ SERVES: list[tuple[Callable, list, object]] = [
     (checks.as_bool, [False, np.False_], False),
     (checks.as_path, ["~/x", Path("~/x")], Path.home() / "x"),
     (checks.as_tuple, [[1, 2], range(1, 3), np.array([1, 2]), torch.tensor([1, 2])], (1, 2)),
-    (checks.holds, [torch.ones(2) > 0], True),
-    (checks.holds, [torch.ones(2) > torch.tensor([0, 1])], False),
 ]
 
 
@@ -165,15 +163,10 @@ def test_a_transform_may_not_pass_through_and_others_numbers_may(transform: Call
         checks.refuse_graph("n", 2 * torch.ones(3))
         checks.as_constant("n", [1, 2])
         with pytest.raises(TypeError, match="^f: expected a call outside of torch.func's transforms, "):
-            checks.refuse_transform("f")
+            checks.as_point(1.0)
         return x.sum()
 
     with pytest.raises(TypeError, match="^x: expected plain numbers, "):
         transform(through)(torch.ones(3))
     transform(beside)(torch.ones(3))
-    checks.refuse_transform("f")
-
-
-def test_no_vmap_answers_for_many() -> None:
-    with pytest.raises(TypeError, match="^x: expected plain numbers, which no vmap can pass through$"):
-        torch.func.vmap(lambda x: x if checks.holds("x", x > 0) else -x)(torch.ones(3))
+    assert checks.as_point(1.0) == 1

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 from itertools import islice, permutations, product
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lessons_lib.sgd import batches, noise_covariance, sgd
+from tests.draws import sgd_by_torch
 from tests.nets import randn
 
 check = settings(deadline=None, max_examples=15)
@@ -102,22 +103,6 @@ def test_all_orders_are_equally_likely_and_each_pass_has_its_own(replacement: bo
 # Steps
 
 
-def by_torch(
-    f: Logistic, lr: Callable[[int], float], order: list[Tensor], momentum: float, weight_decay: float
-) -> Tensor:
-    x = f.start.clone().requires_grad_()
-    optimizer = torch.optim.SGD([x], lr=1.0, momentum=momentum, weight_decay=weight_decay)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr)
-    trajectory = [f.start]
-    for batch in order:
-        optimizer.zero_grad()
-        f(x, batch).backward()
-        optimizer.step()
-        scheduler.step()
-        trajectory.append(x.detach().clone())
-    return torch.stack(trajectory)
-
-
 @draws
 @check
 @given(
@@ -148,9 +133,10 @@ def test_takes_the_steps_of_torch_s_sgd(
 
     lr = schedule if decay else 0.2
     x = sgd(f, f.start, lr, steps, num_examples, momentum=momentum, weight_decay=weight_decay, **drawing)
-    order = list(islice(batches(num_examples, **drawing), steps))
+    losses = [partial(f, i=batch) for batch in islice(batches(num_examples, **drawing), steps)]
     # The rate is so small that a rounding error does not grow on its way.
-    torch.testing.assert_close(x, by_torch(f, schedule, order, momentum, weight_decay), rtol=1e-12, atol=1e-12)
+    expected = sgd_by_torch(losses, f.start, schedule, momentum, weight_decay)
+    torch.testing.assert_close(x, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_f_gets_the_point_and_one_batch_a_step() -> None:
@@ -166,20 +152,6 @@ def test_f_gets_the_point_and_one_batch_a_step() -> None:
     seen.clear()
     noise_covariance(f, [1, 2], 3)
     assert seen == [([1, 2], [0]), ([1, 2], [1]), ([1, 2], [2])]
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_returns_plain_tensors_and_leaves_the_start_alone(enabled: bool) -> None:
-    x0 = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=not enabled)
-    weight = torch.tensor([2.0, 3.0], requires_grad=True)  # f may have parameters of its own
-    with torch.set_grad_enabled(enabled):
-        x = sgd(lambda x, i: (weight[i] * (x @ x)).mean(), x0, 0.01, 3, 2, momentum=0.5, weight_decay=0.1)
-        C = noise_covariance(lambda x, i: (weight[i] * (x @ x)).mean(), x0, 2)
-    assert x.shape == (4, 2) and C.shape == (2, 2)
-    for result in (x, C):
-        assert result.dtype == torch.float64 and not result.requires_grad
-        result.zero_()
-    assert x0.tolist() == [1, 2] and x0.grad is None and weight.grad is None
 
 
 @check
