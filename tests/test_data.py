@@ -179,24 +179,13 @@ def test_bundle_is_small_licensed_and_packed_as_the_tool_would() -> None:
         assert bz2.compress(build_subset.idx_bytes(read_idx(path, digest, REMEDY)), 9) == path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("damage", "error", "message"),
-    [
-        (lambda packed: None, FileNotFoundError, "is missing"),
-        (lambda packed: packed[:-9], ValueError, r"is truncated or damaged \(.*\)"),
-        (lambda packed: bz2.compress(b"other data"), ValueError, r"is truncated or damaged \(SHA-256 .*\)"),
-    ],
-    ids=["missing", "truncated", "other"],
-)
-def test_bundled_file_missing_or_damaged(
-    damage: Callable, error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = "t10k-images-idx3-ubyte.bz2"
-    if packed := damage((data.BUNDLE / file).read_bytes()):
-        (tmp_path / file).write_bytes(packed)
+def test_bundled_file_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "BUNDLE", tmp_path)
-    with pytest.raises(error, match=rf"t10k-images-idx3-ubyte\.bz2 {message}.*\. Reinstall lessons_lib\.$"):
-        fashion_mnist("test")
+    with pytest.raises(FileNotFoundError, match=rf"{IMAGES}\.bz2 is missing\. Reinstall lessons_lib\.$"):
+        fashion_mnist("train")
+    (tmp_path / f"{IMAGES}.bz2").write_bytes(bz2.compress(b"other data"))
+    with pytest.raises(ValueError, match=rf"{IMAGES}\.bz2 is truncated or damaged .*\. Reinstall lessons_lib\.$"):
+        fashion_mnist("train")
 
 
 # The reader
@@ -230,33 +219,18 @@ SMALL = idx(bytes(range(24)), 2, 3, 4)
 
 
 @settings(max_examples=200, deadline=None)
-@given(suffix=st.sampled_from(list(PACK)), chosen=st.randoms(use_true_random=False))
-def test_reader_refuses_a_truncated_file(suffix: str, chosen: random.Random, read: Callable) -> None:
-    packed = PACK[suffix](SMALL)
-    with pytest.raises(ValueError, match=rf"array{suffix} is .*damaged.*{REMEDY}"):
-        read(packed[: chosen.randrange(len(packed))], SMALL, suffix)
-
-
-@settings(deadline=None)
-@given(at=st.integers(0, 39), by=st.integers(1, 255))
-def test_reader_refuses_a_changed_byte(at: int, by: int, read: Callable) -> None:
+@given(suffix=st.sampled_from(list(PACK)), at=st.integers(0, 39), by=st.integers(0, 255))
+def test_reader_refuses_a_truncated_file_and_a_changed_byte(suffix: str, at: int, by: int, read: Callable) -> None:
     changed = SMALL[:at] + bytes([(SMALL[at] + by) % 256]) + SMALL[at + 1 :]
-    told = rf"damaged \(SHA-256 {sha256(changed)} unpacked, expected {sha256(SMALL)}\)\. {REMEDY}$"
-    with pytest.raises(ValueError, match=told):
-        read(gzip.compress(changed), SMALL, ".gz")
+    damaged = PACK[suffix](changed) if by else PACK[suffix](SMALL)[:at]
+    came = f"SHA-256 {sha256(changed)} unpacked, expected {sha256(SMALL)}" if by else ".+"
+    with pytest.raises(ValueError, match=rf"array{suffix} is truncated or damaged \({came}\)\. {REMEDY}$"):
+        read(damaged, SMALL, suffix)
 
 
 @pytest.mark.parametrize(
     "unpacked",
-    [
-        b"",
-        b"\0\0\x08",
-        idx(b"12345", 6),
-        idx(b"1234567", 6),
-        idx(b"", 2, 3, 4)[:-1],
-        b"\0\0\x0d" + idx(b"123456", 6)[3:],  # floats
-        b"\x89PNG" + bytes(60),
-    ],
+    [b"", b"\0\0\x08", idx(b"12345", 6), idx(b"1234567", 6), b"\0\0\x0d" + idx(b"123456", 6)[3:], idx(b"", 9)[:-1]],
 )
 def test_reader_refuses_what_is_not_an_idx_file(unpacked: bytes, read: Callable) -> None:
     with pytest.raises(ValueError, match=f"array is not a complete IDX file.*{REMEDY}"):
@@ -478,17 +452,15 @@ def test_tool_keeps_the_first_of_each_class(
         wanted[images] = bz2.compress(idx(pixels, len(kept), 28, 28))
         wanted[labels] = bz2.compress(idx(bytes(kept), len(kept)))
 
-    assert build_subset.main(["--root", str(root), "--check"]) == 1 and not bundle.exists()
-    assert build_subset.main(["--root", str(root)]) == 0
+    run = ["--root", str(root)]
+    assert build_subset.main([*run, "--check"]) == 1 and not bundle.exists()
+    assert build_subset.main(run) == 0
     assert {path.stem: path.read_bytes() for path in bundle.iterdir()} == wanted
-    assert build_subset.main(["--root", str(root), "--check"]) == 0
+    assert build_subset.main([*run, "--check"]) == 0
     changed = bundle / f"{LABELS}.bz2"
     changed.write_bytes(b"other")
-    capsys.readouterr()
-    assert build_subset.main(["--root", str(root), "--check"]) == 1
-    assert str(changed) in capsys.readouterr().err and changed.read_bytes() == b"other"
-    with pytest.raises(ValueError, match=r"labels must hold 2 of each class, got fewer of \[7\]"):
-        build_subset.first_of_each_class(torch.tensor([*range(10), *range(7), 8, 9]), 2)
+    assert build_subset.main([*run, "--check"]) == 1
+    assert str(changed) in capsys.readouterr().err.splitlines()[-1] and changed.read_bytes() == b"other"
 
 
 def test_tool_runs_as_a_program(tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
