@@ -387,6 +387,7 @@ def test_moving_a_live_slider_draws_anew_in_the_same_place() -> None:
         ("learning rate η", "η = 0.2", 1),
         ("sign", "-1", 1),
     ]
+    assert sorted(calls) == sorted(itertools.product(RATES, [1, -1]))  # each drawn once, even the first
     assert {(c.style.description_width, c.layout.width) for c in (rate, sign)} == {("initial", "90%")}
     assert box.value == svg_of(two, lr=0.2, sign=-1)
     for control, index, position in ((rate, 2, (0.4, -1)), (sign, 0, (0.4, 1))):
