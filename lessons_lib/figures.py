@@ -1,8 +1,7 @@
 """One look for all plots: colours, sizes, and SVG that follows the theme of the page it stands in.
 
 Importing this module sets matplotlib's defaults, whatever a matplotlibrc or a style has set before. A figure that a
-reader is to see ends in `show(fig, alt)`, where alt has at least 20 characters. An argument of the wrong kind is a
-TypeError.
+reader is to see ends in `show(fig, alt)`, where alt has at least 20 characters.
 """
 
 import base64
@@ -43,9 +42,7 @@ matplotlib.rc("savefig", dpi=96)
 matplotlib.rc("svg", fonttype="none")  # text stays text
 matplotlib.rc("text", color=INK)
 matplotlib.rc(("xtick", "ytick"), color=GREY, labelcolor=INK)
-# A style sets the colour of ticks, which their labels inherit unless told otherwise, as they are above: a reader's dark
-# style would leave them dark.
-for _style in plt.style.library.values():
+for _style in plt.style.library.values():  # a dark style lightens the ticks, and their labels no longer follow
     for _tick in ("xtick", "ytick"):
         if f"{_tick}.color" in _style:
             _style.setdefault(f"{_tick}.labelcolor", _style[f"{_tick}.color"])
@@ -77,7 +74,8 @@ def show(fig: Figure, alt: str) -> None:
     >>> show(Figure(), "An empty figure, which shows nothing at all.")
     An empty figure, which shows nothing at all.
     """
-    bundle = Bundle({"image/svg+xml": to_svg(fig, alt), "image/png": to_png(fig), "text/plain": alt})
+    svg = serialise(to_tree(fig, alt))
+    bundle = Bundle({"image/svg+xml": svg, "image/png": to_png(fig), "text/plain": alt})
     plt.close(fig)
     display(bundle, raw=True)
 
@@ -111,15 +109,6 @@ def arrow(ax: Axes, *points: tuple[float, float], colour: str = INK) -> None:
     ax.annotate("", points[-1], points[-2], arrowprops=style)
 
 
-def to_svg(fig: Figure, alt: str) -> str:
-    """The figure as one `<svg>` element with `alt` as its accessible name; errors as for `show`.
-
-    >>> to_svg(Figure(), "An empty figure, which shows nothing at all.")[:28]
-    '<svg xmlns="http://www.w3.or'
-    """
-    return serialise(to_tree(fig, alt))
-
-
 def to_png(fig: Figure) -> str:
     """The figure as a PNG at 96 dots an inch, in base64.
 
@@ -134,16 +123,14 @@ def to_png(fig: Figure) -> str:
 
 
 def to_tree(fig: Figure, alt: str) -> ElementTree.Element:
-    """The figure's SVG before it is written out: what it defines comes first, under ids that depend on content alone.
+    """The figure's SVG, which `serialise` writes out: what it defines comes first, under ids made from its content.
 
     Each colour of ours becomes `var(--lesson-NAME, #rrggbb)`: a page that defines the variable recolours the figure,
     everywhere else it looks as drawn. The book's stylesheet defines them for its dark theme.
     """
     if not isinstance(fig, Figure):
         raise TypeError(f"fig: expected a matplotlib figure, got {fig!r}")
-    if not isinstance(alt, str):
-        raise TypeError(f"alt: expected a string, got {alt!r}")
-    if len(alt.strip()) < 20:
+    if not isinstance(alt, str) or len(alt.strip()) < 20:
         raise ValueError(f"alt: expected a sentence that says what is to be seen, got {alt!r}")
     file = io.StringIO()
     fig.savefig(file, format="svg", metadata=dict(Date=None, Creator=None, Format=None, Type=None))
@@ -166,8 +153,7 @@ def to_tree(fig: Figure, alt: str) -> ElementTree.Element:
                     definitions.setdefault(name, element).set("id", name)
     for element in root.iter():
         for name, value in element.items():
-            if "#" in value:
-                element.set(name, re.sub(r"(?<=#)[\w-]+", lambda m: names.get(m[0], m[0]), value))
+            element.set(name, re.sub(r"(?<=#)[\w-]+", lambda m: names.get(m[0], m[0]), value))
     used = set(_references(root))
     for element in root.iter():
         if element.get("id") not in used:
@@ -203,16 +189,14 @@ def _tidy(element: ElementTree.Element) -> None:
     for name, value in element.items():
         if name in _ROUNDED or (name == "transform" and "rotate" in value):
             value = _LONG_NUMBER.sub(lambda m: f"{round(float(m[0]), 2) + 0:.10g}", " ".join(value.split()))
-        element.set(name, _COLOUR.sub(lambda m: f"var(--lesson-{_NAMES[m[0]]}, {m[0]})", value))
+        value = _COLOUR.sub(lambda m: f"var(--lesson-{_NAMES[m[0]]}, {m[0]})", value)
+        element.set(name, _DRAWN_FONT.sub("", value))
     if element.get("transform", "").startswith("rotate(-0 "):
         element.attrib.pop("transform")
-    if "style" in element.attrib:
-        element.set("style", _DRAWN_FONT.sub("", element.get("style")))
 
 
 def _references(root: ElementTree.Element) -> Iterator[str]:
     """The ids to which elements refer, in order."""
     for element in root.iter():
         for value in element.attrib.values():
-            if "#" in value:
-                yield from re.findall(r"(?:^|url\()#([\w-]+)", value)
+            yield from re.findall(r"(?:^|url\()#([\w-]+)", value)

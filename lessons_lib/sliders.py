@@ -19,7 +19,7 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from lessons_lib.figures import Bundle, define, serialise, to_png, to_svg, to_tree
+from lessons_lib.figures import Bundle, define, serialise, to_png, to_tree
 
 _VIEW = "application/vnd.jupyter.widget-view+json"
 Labels = Mapping[str, str | tuple[str, str]]
@@ -34,13 +34,12 @@ def slider(draw: Callable[..., Figure], labels: Labels = MappingProxyType({}), /
     Args:
         draw: called as `draw(name=value, …)`, returns a matplotlib figure. Its docstring, of at least 20 characters,
             is the picture's alternative text. A default of a parameter is where its slider starts.
-        labels: what a reader sees for a parameter: words, or words and the formula's symbol; without it the
-            parameter's name, which alone never tells what is meant: `b` is a batch size here, a bias there.
+        labels: what a reader sees for a parameter: words, or words and the formula's symbol; by default its name.
         values: for each of draw's parameters, the values it may take, at least two. They must read differently.
 
     Raises:
-        ValueError or TypeError, naming the argument, where these do not fit together; and whatever `draw` raises, at
-        any position: a slider that would fail a reader fails its cell.
+        ValueError or TypeError where these do not fit together, and whatever `draw` raises, at any position: a slider
+        that would fail a reader fails its cell.
 
     >>> def draw(lr=0.2):
     ...     '''A line that falls as fast as the learning rate says.'''
@@ -54,9 +53,7 @@ def slider(draw: Callable[..., Figure], labels: Labels = MappingProxyType({}), /
     parameters = _parameters(draw, labels, values)
     alt = " ".join(inspect.getdoc(draw).split())
     positions = [dict(zip(values, position, strict=True)) for position in itertools.product(*values.values())]
-    start = 0
-    for parameter in parameters:  # the first turns slowest
-        start = start * len(parameter["values"]) + parameter["start"]
+    start = positions.index({p["name"]: values[p["name"]][p["start"]] for p in parameters})
     with _drawn(draw, positions[start]) as fig:
         first = to_tree(fig, alt)
         bundle = Bundle({"text/plain": alt, "image/png": to_png(fig)})
@@ -66,13 +63,11 @@ def slider(draw: Callable[..., Figure], labels: Labels = MappingProxyType({}), /
     shown = {}
     if get_ipython():  # a live reader need not wait for the other figures: they join this output later
         shown = dict(display_id=display(bundle, raw=True, display_id=True).display_id, update=True)
-    trees = []
+    trees = [first] * len(positions)
     for k, position in enumerate(positions):
-        if k == start:
-            trees.append(first)
-        else:
+        if k != start:
             with _drawn(draw, position) as fig:
-                trees.append(to_tree(fig, alt))
+                trees[k] = to_tree(fig, alt)
     bundle["text/html"] = _html(trees, parameters, bundle["image/png"], alt)
     display(bundle, raw=True, **shown)
 
@@ -85,7 +80,7 @@ def frames(html: str) -> list[str]:
     data = _data(html)
     merged = ElementTree.fromstring(data["svg"])
     definitions = {element.get("id"): element for element in merged[0]}
-    merged.remove(merged[0])
+    del merged[0]
     return [serialise(define(_only(merged, str(k)), definitions)) for k in range(data["frames"])]
 
 
@@ -96,27 +91,21 @@ def parameters(html: str) -> list[dict]:
 
 def _listed(name: str, given: Iterable) -> list:
     # A string is most likely one value, and a set has another order in each process.
-    if not isinstance(given, Iterable) or isinstance(given, str | set | frozenset):
-        raise TypeError(f"{name}: expected a sequence of values, got {given!r}")
-    values = list(given)
-    if len(values) < 2:
-        raise ValueError(f"{name}: expected at least two values, got {given!r}")
+    several = isinstance(given, Iterable) and not isinstance(given, str | set | frozenset)
+    if not several or len(values := list(given)) < 2:
+        raise ValueError(f"{name}: expected a sequence of at least two values, got {given!r}")
     return values
 
 
 def _parameters(draw: Callable[..., Figure], labels: Labels, values: dict[str, list]) -> list[dict]:
     """What a reader sees of each parameter, name, label and values, and the index where its slider starts."""
-    if not callable(draw):
-        raise TypeError(f"draw: expected a function that returns a figure, got {draw!r}")
     if len((inspect.getdoc(draw) or "").strip()) < 20:
         raise ValueError(f"draw: expected a docstring that says what is to be seen, got {inspect.getdoc(draw)!r}")
     takes = inspect.signature(draw).parameters
     if set(takes) != set(values) or not values:
         raise TypeError(f"draw: expected a function of {', '.join(values) or 'something'}, got {', '.join(takes)}")
-    if not isinstance(labels, Mapping):
-        raise TypeError(f"labels: expected a dictionary, got {labels!r}")
-    if not set(labels) <= set(values):
-        raise ValueError(f"labels: expected labels of {', '.join(values)}, got {labels!r}")
+    if not isinstance(labels, Mapping) or not set(labels) <= set(values):
+        raise ValueError(f"labels: expected a dictionary with labels of {', '.join(values)}, got {labels!r}")
     parameters = []
     for name, choices in values.items():
         default = choices[0] if takes[name].default is inspect.Parameter.empty else takes[name].default
@@ -151,37 +140,28 @@ def _drawn(draw: Callable[..., Figure], position: dict) -> Iterator[Figure]:
             plt.close(number)
 
 
-def _live(
-    draw: Callable[..., Figure], values: dict[str, list], parameters: list[dict], alt: str, picture: str
-) -> ipywidgets.Widget:
+def _live(draw: Callable, values: dict, parameters: list[dict], alt: str, picture: str) -> ipywidgets.Widget:
     """Controls that call `draw` in the kernel, for ipywidgets 7 and 8. One HTML widget changes in place: an Output
     widget would append a second picture in Colab, and hide exceptions."""
-    box = ipywidgets.HTML(picture)
-    look = dict(style=dict(description_width="initial"), layout=dict(width="90%"))
-    controls = {
-        parameter["name"]: ipywidgets.SelectionSlider(
-            options=parameter["values"], index=parameter["start"], description=parameter["label"], **look
-        )
-        for parameter in parameters
-    }
+    box, controls = ipywidgets.HTML(picture), {}
 
     def redraw(_change: object) -> None:
         try:
             with _drawn(draw, {name: values[name][controls[name].index] for name in values}) as fig:
-                box.value = to_svg(fig, alt)
+                box.value = serialise(to_tree(fig, alt))
         except Exception:  # a callback's exception goes to a log that nobody reads: show it where the picture was
             box.value = f"<pre>{html_.escape(format_exc())}</pre>"
 
-    for control in controls.values():
-        control.observe(redraw, names="index")
+    for p in parameters:
+        words = dict(options=p["values"], index=p["start"], description=p["label"])
+        look = dict(style=dict(description_width="initial"), layout=dict(width="90%"))
+        controls[p["name"]] = ipywidgets.SelectionSlider(**words, **look)
+        controls[p["name"]].observe(redraw, names="index")
     return ipywidgets.VBox([*controls.values(), box])
 
 
 def _html(trees: list[ElementTree.Element], parameters: list[dict], png: str, alt: str) -> str:
-    """A picture of the starting position, and the data and script that replace it where scripts run.
-
-    The frames travel inside a script element: a host that strips scripts (a preview) keeps the picture alone.
-    """
+    """A picture of the starting position, and the script elements that replace it: a preview strips these."""
     data = dict(svg=serialise(_merge(trees)), frames=len(trees), parameters=parameters)
     # Nothing in it may close the script element, or open a comment that would hide its end.
     text = json.dumps(data, ensure_ascii=False).replace("</", r"<\/").replace("<!", r"<\u0021")
@@ -200,11 +180,9 @@ def _merge(trees: list[ElementTree.Element]) -> ElementTree.Element:
     """One tree for all frames, which it takes apart. What all share stands once, the rest carries data-frames="0 3"."""
     if len({_outside(tree) for tree in trees}) > 1:
         raise ValueError("draw: expected figures of one size at all positions, got several")
-    definitions = {}
+    definitions = {element.get("id"): element for tree in trees for element in tree[0]}
     for tree in trees:
-        for element in tree[0]:
-            definitions.setdefault(element.get("id"), element)
-        tree.remove(tree[0])
+        del tree[0]
     seen, whole = {}, {}
     for element in itertools.chain(*(reversed(list(tree.iter())) for tree in trees)):  # children before their parents
         whole[element] = seen.setdefault((*_outside(element), *(whole[child] for child in element)), len(seen))

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from PIL import Image
 
-from lessons_lib.figures import COLOURS, GREY, INK, PAPER, arrow, box, label, show, to_png, to_svg
+from lessons_lib.figures import COLOURS, GREY, INK, PAPER, arrow, box, label, serialise, show, to_png, to_tree
 
 ALT = "A line that goes up."  # the shortest that is taken
 STYLES = Path(__file__).parents[1] / "book" / "_static" / "lessons.css"
@@ -41,8 +41,12 @@ def line(**axes: object) -> Figure:
     return fig
 
 
+def to_svg(fig: Figure) -> str:
+    return serialise(to_tree(fig, ALT))
+
+
 def tree(fig: Figure) -> ElementTree.Element:
-    return ElementTree.fromstring(to_svg(fig, ALT))
+    return ElementTree.fromstring(to_svg(fig))
 
 
 def plain(fig: Figure) -> ElementTree.Element:
@@ -56,23 +60,11 @@ def ids(svg: str) -> list[str]:
     return re.findall(r'\bid="([^"]+)"', svg)
 
 
-def luminance(colour: str) -> float:
-    """WCAG 2's relative luminance."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-
-def contrast(a: str, b: str) -> float:
-    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
 def test_show_displays_one_bundle_and_closes_its_figure_alone() -> None:
     other, _ = plt.subplots()
     fig, ax = plt.subplots()
     ax.plot([1, 2, 3])
-    svg, png = to_svg(fig, ALT), to_png(fig)
+    svg, png = to_svg(fig), to_png(fig)
     with patch("lessons_lib.figures.display") as display:
         show(fig, ALT)
     display.assert_called_once_with({"image/svg+xml": svg, "image/png": png, "text/plain": ALT}, raw=True)
@@ -88,17 +80,14 @@ def test_where_no_notebook_is_a_figure_prints_as_its_description(capsys: pytest.
 @pytest.mark.parametrize(
     ("fig", "alt", "error", "message"),
     [
-        (Figure(), "A line.", ValueError, "alt: expected a sentence that says what is to be seen, got 'A line.'"),
-        (Figure(), " " * 30, ValueError, "alt: expected a sentence"),
-        (Figure(), f"{ALT[:-1]}   ", ValueError, "alt: expected a sentence"),
-        (Figure(), None, TypeError, "alt: expected a string, got None"),
+        (Figure(), f"{ALT[:-1]}   ", ValueError, "alt: expected a sentence that says what is to be seen, got 'A line"),
+        (Figure(), None, ValueError, "alt: expected a sentence that says what is to be seen, got None"),
         (line().axes[0], ALT, TypeError, "fig: expected a matplotlib figure, got <Axes"),
     ],
 )
 def test_errors_name_the_argument(fig: Figure, alt: str, error: type[Exception], message: str) -> None:
-    for function in (show, to_svg):
-        with pytest.raises(error, match=re.escape(message)):
-            function(fig, alt)
+    with pytest.raises(error, match=re.escape(message)):
+        show(fig, alt)
 
 
 def test_a_label_is_bold_and_has_its_lines_colour() -> None:
@@ -117,22 +106,19 @@ def test_a_diagrams_boxes_hold_their_text_and_its_arrows_end_where_they_point() 
     box(ax, 2, 3, "ReLU")
     arrow(ax, (2, 0), (2, 2), (3, 2), (3, 3), colour=COLOURS["orange"])
     arrow(ax, (0, 0), (1, 1))
-    for frame, text, said, extents in zip(
-        ax.patches, ax.texts, ("convolution", "ReLU"), ([0.5, 0.75, 3.5, 1.25], [0.8, 2.7, 3.2, 3.3]), strict=False
-    ):
-        placed = frame.get_window_extent().transformed(ax.transData.inverted()).extents
-        assert placed == pytest.approx(extents) and text.get_text() == said
-        inside = text.get_window_extent().transformed(ax.transData.inverted())
-        assert (inside.x0 + inside.x1) / 2 == pytest.approx(2, abs=0.02)
-        assert (inside.y0 + inside.y1) / 2 == pytest.approx((extents[1] + extents[3]) / 2, abs=0.08)
+    for i, (said, extents) in enumerate((("convolution", [0.5, 0.75, 3.5, 1.25]), ("ReLU", [0.8, 2.7, 3.2, 3.3]))):
+        frame, text = (
+            part.get_window_extent().transformed(ax.transData.inverted()) for part in (ax.patches[i], ax.texts[i])
+        )
+        assert frame.extents == pytest.approx(extents) and ax.texts[i].get_text() == said
+        assert (text.x0 + text.x1) / 2 == pytest.approx(2, abs=0.02)
+        assert (text.y0 + text.y1) / 2 == pytest.approx((extents[1] + extents[3]) / 2, abs=0.08)
     assert [(head.xyann, head.xy) for head in ax.texts[2:]] == [((3, 2), (3, 3)), ((0, 0), (1, 1))]
     assert [head.arrow_patch.get_arrowstyle().arrow for head in ax.texts[2:]] == ["-|>", "-|>"]
-    assert [[tuple(point) for point in line.get_xydata()] for line in ax.lines] == [[(2, 0), (2, 2), (3, 2)]]
-    drawn = to_svg(fig, ALT)
+    assert [line.get_xydata().tolist() for line in ax.lines] == [[[2, 0], [2, 2], [3, 2]]]
+    drawn = to_svg(fig)
     assert "stroke: var(--lesson-blue, #0068a8)" in drawn and "fill: var(--lesson-paper, #ffffff)" in drawn
     assert drawn.count("stroke: var(--lesson-orange, #b84a00)") >= 2
-    with pytest.raises(ValueError, match="shorter|longer"):
-        arrow(ax, (0, 0), (0, 1, 2), (1, 1))
 
 
 def test_on_a_phone_every_word_of_a_figure_can_be_read() -> None:
@@ -145,57 +131,50 @@ def test_on_a_phone_every_word_of_a_figure_can_be_read() -> None:
     texts = list(root.iter(f"{SVG}text"))
     sizes = [re.search(r"(?:font-size|font):.*?([\d.]+)px", e.get("style"))[1] for e in texts]
     assert len(sizes) > 10 and min(map(float, sizes)) * scale > 7
-    assert min(contrast(re.search("#[0-9a-f]{6}", e.get("style"))[0], PAPER) for e in texts) >= 4.5
 
 
 def test_what_was_configured_before_the_library_is_imported_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("axes.grid: True\nfont.size: 20\n")
     code = "from matplotlib import pyplot; pyplot.style.use('dark_background'); from tests.test_figures import *; "
-    command = [sys.executable, "-c", f"{code}print(to_svg(line(), ALT), to_png(line()))"]
+    command = [sys.executable, "-c", f"{code}print(to_svg(line()), to_png(line()))"]
     environment = os.environ | dict(MATPLOTLIBRC=str(tmp_path))
     drawn = subprocess.run(command, cwd=STYLES.parents[2], env=environment, capture_output=True, text=True, check=True)
-    assert drawn.stdout.split() == f"{to_svg(line(), ALT)} {to_png(line())}".split()
+    assert drawn.stdout.split() == f"{to_svg(line())} {to_png(line())}".split()
 
 
 def test_what_is_drawn_in_a_dark_style_can_be_read() -> None:
     with plt.style.context("dark_background"):
         ax = Figure().subplots()
         box(ax, 2, 1, "ReLU")
-    assert contrast(to_hex(ax.texts[0].get_color()), to_hex(ax.patches[0].get_facecolor())) >= 4.5
-    assert contrast(to_hex(ax.get_xticklabels()[0].get_color()), to_hex(ax.get_facecolor())) >= 4.5
+    assert (ax.texts[0].get_color(), to_hex(ax.patches[0].get_facecolor())) == (INK, PAPER)
+    assert [axis.get_ticklabels()[0].get_color() for axis in (ax.xaxis, ax.yaxis)] == ["white", "white"]
 
 
 def test_what_nobody_sees_is_taken_out() -> None:
     fig = line(xlabel="step")
     fig.axes[0].set_ylabel("loss", rotation=37.12345)
-    root = tree(fig)
+    fig.text(-1e-6, 0.5, "left")
+    svg, root = to_svg(fig), tree(fig)
+    texts = {e.text: e for e in root.iter(f"{SVG}text")}
     assert all(e.tail is None and (e.text is None or e.text.strip()) for e in root.iter())
-    turned = next(e for e in root.iter(f"{SVG}text") if e.text == "loss").get("transform")
+    turned = texts["loss"].get("transform")
     assert turned.startswith("rotate(-37.12 ") and not re.search(r"\.\d{3}", turned)
-    assert "transform" not in next(e for e in root.iter(f"{SVG}text") if e.text == "step").attrib
+    assert "transform" not in texts["step"].attrib and texts["left"].get("x") == "0"
+    assert not re.search(r"(?i)metadata|<style|matplotlib|\b20\d\d-\d\d|<!--|<\?xml", svg)
 
 
 def test_a_level_that_is_nowhere_reached_leaves_no_path() -> None:
     fig = Figure()
     fig.subplots().contour(np.arange(9).reshape(3, 3), levels=[2, 4, 100])
-    drawn, kept = (len(list(root.iter(f"{SVG}path"))) for root in (plain(fig), tree(fig)))
-    assert kept == drawn - 1
-    assert all(path.get("d") for path in tree(fig).iter(f"{SVG}path"))
+    drawn, kept = (list(root.iter(f"{SVG}path")) for root in (plain(fig), tree(fig)))
+    assert len(kept) == len(drawn) - 1 and all(path.get("d") for path in kept)
 
 
-def test_no_coordinate_is_minus_zero() -> None:
-    fig = Figure()
-    fig.text(-1e-6, 0.5, "left")
-    assert next(tree(fig).iter(f"{SVG}text")).get("x") == "0"
-
-
-def test_an_svg_is_one_element_with_an_accessible_name_that_says_nothing_of_when_or_with_what_it_was_drawn() -> None:
-    svg = to_svg(line(ylabel="loss"), ALT)
+def test_an_svg_is_one_element_with_an_accessible_name() -> None:
+    svg = to_svg(line(ylabel="loss"))
     root = ElementTree.fromstring(svg)
-    assert svg.startswith("<svg ") and svg.endswith("</svg>") and root.tag == f"{SVG}svg"
+    assert svg.startswith("<svg ") and svg.endswith("</svg>") and "rotate(-90 " in svg
     assert (root.get("role"), root.get("aria-label"), root.get("class")) == ("img", ALT, "lesson-figure")
-    assert "rotate(-90 " in svg and "rotate(-0 " not in svg
-    assert not re.search(r"(?i)metadata|<style|matplotlib|\b20\d\d-\d\d|<!--|<\?xml", svg)
 
 
 def test_text_stays_text() -> None:
@@ -208,11 +187,11 @@ def test_text_stays_text() -> None:
 
 
 def test_the_font_is_named_once_for_the_page_to_replace() -> None:
-    svg = to_svg(line(xlabel="$x^2$", ylabel="loss"), ALT)
+    svg = to_svg(line(xlabel="$x^2$", ylabel="loss"))
     assert svg.count("font-family") == 1 and "font-family: var(--lesson-font, " in svg
     fig = line()
     fig.axes[0].set_title("code", family="monospace")
-    assert "font-family: 'DejaVu Sans Mono'" in to_svg(fig, ALT)
+    assert "font-family: 'DejaVu Sans Mono'" in to_svg(fig)
 
 
 @pytest.mark.parametrize("name", [*COLOURS, "ink", "grey", "paper"])
@@ -223,15 +202,13 @@ def test_a_colour_is_a_variable_of_the_page(name: str) -> None:
     styles = " ".join(e.get("style", "") for e in tree(fig).iter())
     assert f"stroke: var(--lesson-{name}, {colour})" in styles
     assert not re.search(rf"(?<!, ){colour}", styles)
-    if name != "paper":  # the dark theme's own are of the page: tests/browser measures them
-        assert re.search(rf"--lesson-{name}: #", STYLES.read_text("utf-8"))
-        assert contrast(colour, PAPER) >= 4.5
+    assert f"--lesson-{name}: " in STYLES.read_text("utf-8")  # for the dark theme; tests/browser measures contrasts
 
 
 def test_figures_on_one_page_have_ids_of_their_own() -> None:
-    a, b = to_svg(line(), ALT), to_svg(line(title="another"), ALT)
+    a, b = to_svg(line()), to_svg(line(title="another"))
     assert ids(a) and ids(b) and not set(ids(a)) & set(ids(b))
-    assert a == to_svg(line(), ALT)
+    assert a == to_svg(line())
     for svg in (a, b):
         assert len(ids(svg)) == len(set(ids(svg)))
         assert set(ids(svg)) == set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
@@ -246,7 +223,7 @@ def test_every_definition_is_found_whatever_matplotlib_calls_it() -> None:
     for radius in (0.2, 0.3):
         image = ax.imshow(np.eye(3), zorder=3)
         image.set_clip_path(Circle((1, 1), radius, transform=ax.transData))
-    svg = to_svg(fig, ALT)
+    svg = to_svg(fig)
     root = ElementTree.fromstring(svg)
     assert {e.tag.removeprefix(SVG) for e in root[0]} >= {"path", "clipPath", "pattern", "linearGradient"}
     assert [e.tag for e in root.iter() if e.tag == f"{SVG}defs"] == [f"{SVG}defs"]

@@ -265,7 +265,7 @@ REFUSALS: list[tuple[str, dict[str, object], type[Exception], str]] = [
     (DTYPE, dict(dtype="float32"), TypeError, "dtype: expected a floating-point dtype, got 'float32'"),
     # data
     (MNIST, dict(split="val"), ValueError, 'split: expected "train" or "test", got \'val\''),
-    (MNIST, dict(split=["train"]), TypeError, 'split: expected "train" or "test", got [\'train\']'),
+    (MNIST, dict(split=["train"]), ValueError, 'split: expected "train" or "test", got [\'train\']'),
     (MNIST, dict(full=True, root=3), TypeError, "root: expected a path, got 3"),
     (MNIST, dict(root="elsewhere"), ValueError, "root: expected None unless full=True, "),
 ]
