@@ -127,6 +127,10 @@ class A(B):
             as $ is.
         w: another.
 
+    Returns:
+        One,
+        or two.
+
     >>> A(1).go(2)
     4
     """
@@ -146,8 +150,10 @@ class A(B):
 ```
 \|x\| \< `z_1`: 2 \* x \* 3, in two lines.
 **Args:**
-- y, z: the \_first\_, as \$ is.
-- w: another.
+- `y, z`: the \_first\_, as \$ is.
+- `w`: another.
+**Returns:**
+One, or two.
 ```pycon
 >>> A(1).go(2)
 4

@@ -257,7 +257,6 @@ REFUSALS: list[tuple[str, dict[str, object], type[Exception], str]] = [
     (TRAIN, dict(test_set=TensorDataset(inputs.half(), labels)), TypeError, "test_set: expected images in the net's"),
     (EVALUATE, dict(net=3), TypeError, MODULE),
     (EVALUATE, dict(net=NET_OF_MATRICES), ValueError, "net: expected scores of shape (m, num_classes), got"),
-    (EVALUATE, dict(batch_size=0), ValueError, "batch_size: expected at least 1, got 0"),
     (EVALUATE, dict(dataset=[1, 2]), TypeError, "dataset: expected a TensorDataset, got list"),
     ("training.num_parameters", dict(net=3), TypeError, MODULE),
     ("training.eval_mode", dict(net=3), TypeError, MODULE),

@@ -13,14 +13,16 @@ from book_pages import page
 from lessons import lessons
 
 LIBRARY = ROOT / "lessons_lib"
-SECTION = re.compile(r"(Args|Returns|Raises|Yields):")
+SECTION = re.compile(r"(Args|Returns|Raises):")
+ENTRY = re.compile(r"^ {4}(?=[\w, .()]+: )", re.MULTILINE)  # of Args or Raises: a name and a colon
 
 
 @page
 def library() -> str:
-    """Each module with its functions: those of the lessons in the book's order, then what they share."""
+    """Each module with its functions: those of the lessons in the book's order, then what lessons share."""
     taught = {lesson.module: lesson for lesson in lessons().values()}
-    shared = sorted(path.stem for path in LIBRARY.glob("*.py") if path.stem not in taught and path.stem[0] != "_")
+    imported = re.findall(r"from lessons_lib\.(\w+) import", "\n".join(lesson.code for lesson in lessons().values()))
+    shared = sorted(set(imported) - set(taught))
     parts = []
     for module in [*taught, *shared]:
         source = (LIBRARY / f"{module}.py").read_text("utf-8")
@@ -71,9 +73,10 @@ def described(node: ast.AST) -> Iterator[str]:
         if lines[0].startswith(">>>"):
             yield f"```pycon\n{block}\n```"
         elif SECTION.fullmatch(lines[0]):
-            entries = re.split(r"\n    (?=\S)", "\n".join(["", *lines[1:]]))[1:]
             yield f"**{lines[0]}**"
-            yield "\n".join(f"- {plain(entry)}" for entry in entries)
+            entries = ENTRY.split("\n".join(lines[1:]))[1:]
+            named = (entry.partition(": ") for entry in entries)
+            yield "\n".join(f"- `{name}`: {plain(text)}" for name, _, text in named) or plain(" ".join(lines[1:]))
         else:
             yield plain(block)
 
