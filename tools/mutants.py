@@ -58,7 +58,7 @@ def mutate(stem: str, folder: Path) -> list[tuple[Mutant, str]]:
     site.mkdir()
     (site / "sitecustomize.py").write_text(CHILDREN)
     # Threads do not survive the fork that starts each mutant's tests.
-    settings = dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TQDM_DISABLE="1", PYTHONPATH=str(site))
+    settings = dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONPATH=str(site))
     place = dict(cwd=folder, env=os.environ | settings, text=True, stderr=subprocess.STDOUT)
     mutmut = [sys.executable, "-m", "mutmut"]
     children = str(3 * (os.cpu_count() or 1))  # some mutants wait for a server that does not answer
