@@ -93,10 +93,7 @@ def read_whole(name: str, root: str | os.PathLike[str] | None = None) -> torch.T
 
 
 def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
-    """The array in an IDX file of unsigned bytes, plain, .gz or .bz2, as a uint8 tensor of its shape.
-
-    A ValueError that ends in the advice `remedy` is raised unless the unpacked bytes have the hash `sha256`.
-    """
+    """The array in an IDX file, plain, .gz or .bz2, whose bytes have this hash. `remedy` ends the message if not."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. {remedy}")
     data = bytearray(_unpack(path.read_bytes(), str(path), sha256, remedy))

@@ -3,8 +3,7 @@
 All raise the errors that residual blocks and nets raise, which `lessons_lib.resnet` lists.
 
 Sources: G. Huang, Z. Liu, L. van der Maaten and K. Weinberger, "Densely Connected Convolutional Networks", 2016,
-arXiv:1608.06993 (block: equation (2) and section 3; nets: table 1); G. Pleiss and others, "Memory-Efficient
-Implementation of DenseNets", 2017, arXiv:1707.06990 (the lean block).
+arXiv:1608.06993; G. Pleiss and others, "Memory-Efficient Implementation of DenseNets", 2017, arXiv:1707.06990.
 """
 
 from collections.abc import Sequence
@@ -117,8 +116,6 @@ class DenseNet(Convolutional):
         num_layers, growth_rate, bottleneck, lean: as for `DenseBlock`, num_layers for each block.
         num_classes, in_channels, stem_stride: as for `ResNet`.
         stem_channels: channels that the first block sees.
-
-    Also raises a ValueError if there is no block, or stem_stride is not 1, 2 or 4.
 
     Source: Huang and others 2016, table 1; weights start as K. He and others 2015, arXiv:1502.01852.
 

@@ -22,7 +22,6 @@ from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from textwrap import dedent
 from threading import Thread
-from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -33,10 +32,8 @@ from lessons_lib.checks import as_int, check_net
 from lessons_lib.files import write_whole
 from lessons_lib.processes import check_same, join_process_group, rank_and_size
 
-Result = TypeVar("Result")
 
-
-def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) -> list[Result]:
+def torchrun(worker: Callable, *args: str, num_processes: int = 2) -> list:
     """Run a function in several new processes that form a process group, by PyTorch's own `torchrun`.
 
     The group communicates by NCCL if there is a GPU for each process, otherwise by gloo on the CPU. The processes share

@@ -62,10 +62,8 @@ class Objective:
 def curvature(f: Function, x: Array) -> tuple[float, float]:
     """The smallest and the largest eigenvalue of the Hessian of f at the point x (in one dimension, twice f''(x)).
 
-    Args:
-        f: a function of a tensor like x, with a scalar tensor as value, which `torch.func` can differentiate twice.
-        x: a number, or the d coordinates of a point, shape (d,), where f has a finite second derivative. If it
-            requires a gradient, pass x.detach().
+    f returns a scalar tensor, and `torch.func` can differentiate it twice. x is a number, or a point of shape (d,),
+    where the second derivative of f is finite; if x requires a gradient, pass x.detach().
 
     >>> curvature(lambda x: x**3, torch.tensor(0.5))
     (3.0, 3.0)
@@ -157,9 +155,8 @@ NAMED = (square, x_cos_pi_x, x_cos_015_pi_x, cube, tanh, cosh, saddle, rosenbroc
 def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
     """½ xᵀ A x on [-10, 10]^d, where A = Q diag(eigenvalues) Qᵀ and Q turns the first two axes by `angle`.
 
-    Args:
-        eigenvalues: d finite numbers of any sign, at least two; the origin is a minimum if all are above 0.
-        angle: in radians, from the first axis towards the second; finite.
+    There are d ≥ 2 eigenvalues, finite and of any sign; if all are above 0, the origin is the minimum. The angle is in
+    radians, from the first axis towards the second.
 
     >>> f = quadratic((2, 4))
     >>> f(torch.tensor([3.0, 1.0]))  # x₁² + 2x₂²

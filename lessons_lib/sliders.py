@@ -37,9 +37,8 @@ def slider(draw: Callable[..., Figure], labels: Labels = MappingProxyType({}), /
         labels: what a reader sees for a parameter: words, or words and the formula's symbol; by default its name.
         values: for each of draw's parameters, the values it may take, at least two. They must read differently.
 
-    Raises:
-        ValueError or TypeError where these do not fit together, and whatever `draw` raises, at any position: a slider
-        that would fail a reader fails its cell.
+    Where these do not fit together it raises a ValueError or a TypeError. It also raises whatever `draw` raises, at any
+    position: a slider that would fail a reader fails its cell.
 
     >>> def draw(lr=0.2):
     ...     '''A line that falls as fast as the learning rate says.'''

@@ -68,8 +68,7 @@ def train(
         history: a new `History()` to fill: the caller has what was measured, however the run ends.
         on_epoch: called with the history after each epoch, once its checkpoint is written, in every process.
 
-    Returns:
-        The run's `History`. A run that diverges has losses of inf or nan in it; it does not raise.
+    Returns the run's `History`. A run that diverges has losses of inf or nan in it; it does not raise.
 
     Raises:
         ValueError: a number is out of range, at the latest at the step for which a schedule returns it; labels do not
@@ -273,8 +272,7 @@ def _check_scores(scores: Tensor, **classes: int) -> None:
 def _on_the_gpu(net: nn.Module) -> Iterator[torch.device]:
     """Inside, `net` is on this process's GPU where PyTorch sees one. Then it is where it was."""
     home = next(net.parameters()).device
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda", distributed.get_node_local_rank(0)) if gpu else home
+    device = torch.device("cuda", distributed.get_node_local_rank(0)) if torch.cuda.is_available() else home
     try:
         net.to(device)
         yield device
