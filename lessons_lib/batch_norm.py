@@ -42,9 +42,8 @@ def batch_norm(
         momentum: the weight of the OLD average, in [0, 1]. PyTorch's `momentum` is the weight of the new value:
             0.9 here is 0.1 there.
 
-    Returns:
-        Y, and the moving mean and variance. Y is normalised with the biased variance (divide by n), the moving average
-        takes the unbiased one (divide by n - 1), as the paper and PyTorch do.
+    Returns Y, and the moving mean and variance. Y is normalised with the biased variance (divide by n), the moving
+    average takes the unbiased one (divide by n - 1), as the paper and PyTorch do.
 
     >>> X = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
     >>> one, zero = torch.ones(2), torch.zeros(2)
@@ -88,9 +87,8 @@ class BatchNorm(_BatchNorm):
     PyTorch's tools treat it as one of PyTorch's layers: a `state_dict` goes to `nn.BatchNorm1d` or `nn.BatchNorm2d` and
     back (`weight` is gamma, `bias` is beta), `update_bn` averages anew.
 
-    Args:
-        num_features, num_dims: d and 2 for an input (m, d), c and 4 for an input (m, c, h, w).
-        eps, momentum: as for `batch_norm`; but `layer.momentum` is PyTorch's, the weight of the new value.
+    num_features and num_dims are d and 2 for an input (m, d), c and 4 for one of (m, c, h, w). eps and momentum are as
+    for `batch_norm`; but `layer.momentum` is PyTorch's, the weight of the new value.
 
     >>> layer = BatchNorm(6, num_dims=4)
     >>> layer(torch.randn(8, 6, 5, 5)).shape

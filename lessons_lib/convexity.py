@@ -20,10 +20,8 @@ from lessons_lib.objectives import Function, value_at
 def jensen_gap(f: Function, points: Array, weights: Array) -> Tensor:
     """Jensen's gap Σ wᵢ f(xᵢ) − f(Σ wᵢ xᵢ), a scalar tensor: for a convex f never negative, but for rounding.
 
-    Args:
-        f: a function of a scalar tensor, or of one of shape (d,), with a scalar tensor as value.
-        points: the xᵢ, shape (k,) for numbers or (k, d).
-        weights: the wᵢ, shape (k,), not negative and of sum 1. No vmap can map over them.
+    f takes a scalar tensor, or one of shape (d,), and returns a scalar tensor. The points xᵢ have the shape (k,), for
+    numbers, or (k, d). The weights wᵢ, shape (k,), are not negative, and their sum is 1. No vmap can map over them.
 
     Source: J. L. W. V. Jensen, "Sur les fonctions convexes et les inégalités entre les valeurs moyennes", 1906.
 

@@ -62,9 +62,8 @@ def fashion_mnist(split: str, *, full: bool = False, root: str | os.PathLike[str
         root: where the files of the whole set are, plain or .gz, or are downloaded to; a file that is there is never
             changed. By default `lessons_lib/fashion_mnist` in the user's cache (`$XDG_CACHE_HOME`, or else `~/.cache`).
 
-    Raises:
-        ValueError: the split is unknown, root is given without full, or a file is damaged.
-        OSError: no mirror delivers (a `ConnectionError`), root cannot be written, or a bundled file is missing.
+    Raises a ValueError if root is given without full, or a file is damaged, and an OSError if no mirror delivers (a
+    `ConnectionError`), root cannot be written, or a bundled file is missing.
 
     >>> train_set = fashion_mnist("train")
     >>> image, label = train_set[0]

@@ -31,9 +31,8 @@ class DenseBlock(nn.Module):
         in_channels, growth_rate: c of the input (m, c, h, w), and channels that each layer adds.
         bottleneck: let batch normalisation, ReLU and a 1×1 convolution to 4 · growth_rate channels go first in f.
         lean: keep no [X, f(X)] for the backward pass, but compute each again there: memory grows linearly instead of
-            quadratically with num_layers, for a second run of all but the last convolution of each layer. Outputs,
-            gradients, running averages and the names in the `state_dict` stay the same. Compiled by `torch.compile`,
-            the block is the plain one: what to keep is then the compiler's choice.
+            quadratically with num_layers, for a second run of all but the last convolution of each layer. Results
+            and state stay the same. Compiled, the block is the plain one: the compiler decides what to keep.
 
     Source: Huang and others 2016, equation (2) and section 3; lean: Pleiss and others 2017, section 3.
 
@@ -108,9 +107,8 @@ class Transition(nn.Module):
 class DenseNet(Convolutional):
     """A dense net: stem, dense blocks with transitions between them, the mean over each map, one linear layer.
 
-    Each transition halves the map and the channels (rounded down). The parts are children of these names: stem, pool
-    (if stem_stride is 4), block1, transition1, block2, …, norm, mean, fc. Images must be so large that no map of one
-    pixel would be halved.
+    Each transition halves the map and the channels (rounded down). The parts are called stem, pool (if stem_stride is
+    4), block1, transition1, block2, …, norm, mean, fc. Images must be so large that no map of one pixel is halved.
 
     Args:
         num_layers, growth_rate, bottleneck, lean: as for `DenseBlock`, num_layers for each block.

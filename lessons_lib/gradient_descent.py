@@ -45,9 +45,8 @@ def gradient_descent(
         backtrack: take the rate that `backtracking` finds from lr on; x stays where it finds none. Without momentum
             only: v need not lead downhill.
 
-    Returns:
-        The trajectory, the start included, in float64 and without a graph: shape (steps + 1,) for a number, else
-        (steps + 1, d).
+    Returns the trajectory, the start included, in float64 and without a graph: shape (steps + 1,) for a number, else
+    (steps + 1, d).
 
     Source of momentum: B. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
 

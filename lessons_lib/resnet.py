@@ -24,11 +24,8 @@ class Residual(nn.Module):
     """Two 3×3 convolutions and a shortcut around them: Y = relu(f(X) + shortcut(X)).
 
     The shortcut is the identity where Y has X's shape, else a 1×1 convolution with the block's stride and batch
-    normalisation (the paper's option B).
-
-    Args:
-        in_channels, out_channels: c of the input (m, c, h, w) and of the output.
-        stride: of the first convolution: the output has ⌈h / stride⌉ rows and ⌈w / stride⌉ columns.
+    normalisation (the paper's option B). From (m, in_channels, h, w) to (m, out_channels, ⌈h / stride⌉, ⌈w / stride⌉):
+    the first 3×3 convolution has the stride.
 
     Source: He and others 2015, figure 2 and equations (1) and (2).
 
@@ -69,9 +66,8 @@ class Plain(Residual):
 class Bottleneck(Residual):
     """A 1×1 convolution to a `shrink`th of the channels, a 3×3 one there, a 1×1 one back. As `Residual`.
 
-    Also raises a ValueError if out_channels is not a multiple of shrink · groups.
-
-    Source: He and others 2015, figure 5. The stride is the 3×3 convolution's, as in Facebook's and in PyTorch's nets.
+    out_channels must be a multiple of shrink · groups. Source: He and others 2015, figure 5; but the stride is the 3×3
+    convolution's, as in Facebook's and in PyTorch's nets.
     """
 
     shrink, groups = 4, 1

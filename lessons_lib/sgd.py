@@ -66,9 +66,8 @@ def sgd(
     Args:
         f: takes x, a float64 tensor of x0's shape, and a batch, the int64 indices of its examples; returns the mean
             loss of these examples, a scalar tensor.
-        x0, lr, steps: as for `gradient_descent`.
+        x0, lr, steps, momentum: as for `gradient_descent`.
         num_examples, batch_size, replacement, seed: which batches; see `batches`.
-        momentum: the weight of the old velocity v, in [0, 1), as `torch.optim.SGD` has it: v starts at 0.
         weight_decay: adds weight_decay · x to the gradient. Not negative.
 
     >>> a = torch.tensor([1.0, 2.0, 6.0])
