@@ -92,7 +92,7 @@ def read_whole(name: str, root: str | os.PathLike[str] | None = None) -> torch.T
 
 
 def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
-    """The array in an IDX file, plain, .gz or .bz2, whose bytes have this hash. `remedy` ends the message if not."""
+    """The uint8 array in an IDX file, plain, .gz or .bz2. If its hash is another, the error ends in `remedy`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. {remedy}")
     data = bytearray(_unpack(path.read_bytes(), str(path), sha256, remedy))

@@ -32,7 +32,7 @@ class DenseBlock(nn.Module):
         bottleneck: let batch normalisation, ReLU and a 1×1 convolution to 4 · growth_rate channels go first in f.
         lean: keep no [X, f(X)] for the backward pass, but compute each again there: memory grows linearly instead of
             quadratically with num_layers, for a second run of all but the last convolution of each layer. Results
-            and state stay the same. Compiled, the block is the plain one: the compiler decides what to keep.
+            and state stay the same. Under `torch.compile` this is the plain block: the compiler chooses what to keep.
 
     Source: Huang and others 2016, equation (2) and section 3; lean: Pleiss and others 2017, section 3.
 

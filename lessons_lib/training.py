@@ -68,10 +68,10 @@ def train(
         history: a new `History()` to fill: the caller has what was measured, however the run ends.
         on_epoch: called with the history after each epoch, once its checkpoint is written, in every process.
 
-    Returns the run's `History`. A run that diverges has losses of inf or nan in it; it does not raise. Raises a
-    ValueError if a number is out of range, at the latest at the step for which a schedule returns it; if labels do not
-    fit the net's scores; if a batch has fewer examples than there are processes, or these have other arguments; and if
-    the checkpoint is damaged, of another run or of more epochs: it is then left unchanged, as is the net.
+    Returns the run's `History`. A run that diverges has losses of inf or nan in it; it does not raise. A
+    ValueError is raised if a number is out of range, at the latest at the step for which a schedule returns it; if
+    labels do not fit the net's scores; if a batch has fewer examples than there are processes, or these have other
+    arguments; and if the checkpoint is damaged, of another run or of more epochs: it and the net are left unchanged.
 
     >>> X, y = torch.randn(64, 2), torch.randint(2, (64,))
     >>> history = train(nn.Linear(2, 2), TensorDataset(X, y), TensorDataset(X, y), lr=0.1, batch_size=16)
