@@ -1,6 +1,7 @@
 """Batch normalisation: the formula, the layer, and the LeNet that the lesson trains with and without it.
 
-All raise a TypeError if an argument or an input is of the wrong kind or dtype.
+All raise a TypeError if an argument or an input is of the wrong kind or dtype, and a ValueError if it is out of range,
+of another shape or on another device.
 
 Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
 Shift", 2015, arXiv:1502.03167: algorithm 1 (training), algorithm 2 (prediction), section 3.2 (convolutions).
@@ -33,20 +34,16 @@ def batch_norm(
     Args:
         is_training: True normalises with the mean and variance of this batch and returns updated moving averages;
             False normalises with the moving averages and returns them as they came.
-        X: shape (m, d), one feature a column, or (m, c, h, w), one feature a channel.
+        X: shape (m, d), one feature a column, or (m, c, h, w), one feature a channel. In training it needs at least two
+            values a feature, otherwise one.
         gamma, beta: scale and shift, shape (d,) or (c,).
         moving_mean, moving_var: averages over the batches so far, shape (d,) or (c,).
         eps: keeps the root away from zero, in the units of the variance. Positive.
         momentum: the weight of the OLD average, in [0, 1]. PyTorch's `momentum` is the weight of the new value:
             0.9 here is 0.1 there.
 
-    Returns:
-        Y, and the moving mean and variance. Y is normalised with the biased variance (divide by n), the moving average
-        takes the unbiased one (divide by n - 1), as the paper and PyTorch do.
-
-    Raises:
-        ValueError: X has neither 2 nor 4 dimensions, is empty, or has one value a feature in training; a parameter's
-            shape or device does not fit X; eps or momentum is out of range.
+    Returns Y, and the moving mean and variance. Y is normalised with the biased variance (divide by n), the moving
+    average takes the unbiased one (divide by n - 1), as the paper and PyTorch do.
 
     >>> X = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
     >>> one, zero = torch.ones(2), torch.zeros(2)
@@ -90,11 +87,8 @@ class BatchNorm(_BatchNorm):
     PyTorch's tools treat it as one of PyTorch's layers: a `state_dict` goes to `nn.BatchNorm1d` or `nn.BatchNorm2d` and
     back (`weight` is gamma, `bias` is beta), `update_bn` averages anew.
 
-    Args:
-        num_features, num_dims: d and 2 for an input (m, d), c and 4 for an input (m, c, h, w).
-        eps, momentum: as for `batch_norm`; but `layer.momentum` is PyTorch's, the weight of the new value.
-
-    Raises: the errors of `batch_norm`.
+    num_features and num_dims are d and 2 for an input (m, d), c and 4 for one of (m, c, h, w). eps and momentum are as
+    for `batch_norm`; but `layer.momentum` is PyTorch's, the weight of the new value.
 
     >>> layer = BatchNorm(6, num_dims=4)
     >>> layer(torch.randn(8, 6, 5, 5)).shape

@@ -20,10 +20,8 @@ from lessons_lib.objectives import Function, value_at
 def jensen_gap(f: Function, points: Array, weights: Array) -> Tensor:
     """Jensen's gap Σ wᵢ f(xᵢ) − f(Σ wᵢ xᵢ), a scalar tensor: for a convex f never negative, but for rounding.
 
-    Args:
-        f: a function of a scalar tensor, or of one of shape (d,), with a scalar tensor as value.
-        points: the xᵢ, shape (k,) for numbers or (k, d).
-        weights: the wᵢ, shape (k,), not negative and of sum 1. No vmap can map over them.
+    f takes a scalar tensor, or one of shape (d,), and returns a scalar tensor. The points xᵢ have the shape (k,), for
+    numbers, or (k, d). The weights wᵢ, shape (k,), are not negative, and their sum is 1. No vmap can map over them.
 
     Source: J. L. W. V. Jensen, "Sur les fonctions convexes et les inégalités entre les valeurs moyennes", 1906.
 
@@ -50,9 +48,7 @@ def jensen_gap(f: Function, points: Array, weights: Array) -> Tensor:
 def project_ball(x: Array, radius: float = 1.0) -> Tensor:
     """The nearest point of the ball |z|₂ ≤ radius: x itself inside, radius x / |x| outside.
 
-    Args:
-        x: shape (…, d). A vector with an entry that is infinite or NaN becomes NaN.
-        radius: positive and finite.
+    The radius is positive and finite. A vector with an entry that is infinite or NaN becomes NaN.
 
     Source, for gradients: R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
     networks", 2013, algorithm 1.
@@ -74,10 +70,8 @@ def project_ball(x: Array, radius: float = 1.0) -> Tensor:
 def project_box(x: Array, low: Array, high: Array) -> Tensor:
     """The nearest point of the box low ≤ z ≤ high: each entry of x, moved to the bound that it exceeds.
 
-    Args:
-        x: any shape. An entry that is NaN stays NaN.
-        low, high: numbers, or tensors that broadcast to x's shape, with low ≤ high everywhere. They may be infinite.
-            No vmap can map over them.
+    x has any shape; low and high are numbers, or tensors that broadcast to it, with low ≤ high everywhere. They may be
+    infinite, and no vmap can map over them. An entry of x that is NaN stays NaN.
 
     >>> project_box(torch.tensor([-3.0, 0.5, 7.0]), 0, torch.tensor([1.0, 2.0, 3.0]))
     tensor([0.0000, 0.5000, 3.0000])
@@ -92,9 +86,7 @@ def project_box(x: Array, low: Array, high: Array) -> Tensor:
 def project_simplex(x: Array, total: float = 1.0) -> Tensor:
     """The nearest point of the simplex z ≥ 0, Σ z = total: max(0, x − θ), with the θ that makes the sum right.
 
-    Args:
-        x: shape (…, d). A vector with ∞ or NaN, or of nothing but −∞, becomes NaN; any other −∞ becomes 0.
-        total: positive and finite.
+    `total` is positive and finite. A vector with ∞ or NaN, or of nothing but −∞, becomes NaN; any other −∞ becomes 0.
 
     Source: J. Duchi, S. Shalev-Shwartz, Y. Singer and T. Chandra, "Efficient projections onto the l1-ball for learning
     in high dimensions", 2008, figure 1.
@@ -116,10 +108,8 @@ def project_simplex(x: Array, total: float = 1.0) -> Tensor:
 def project_subspace(x: Array, A: Array) -> Tensor:
     """The nearest point of the span of A's columns: U Uᵀ x, with an orthonormal basis U of that span.
 
-    Args:
-        x: shape (…, d). A vector with an entry that is NaN becomes NaN.
-        A: shape (d, r) with r of at least 1, finite. Its columns may depend on each other. It may not require a
-            gradient: where its rank changes there is none.
+    A is finite and has the shape (d, r), with r of at least 1; its columns may depend on each other. It may not require
+    a gradient: where its rank changes there is none. A vector with an entry that is NaN becomes NaN.
 
     Source: G. Golub and C. Van Loan, "Matrix Computations", 2013, chapter 2 (orthogonal projections and the SVD).
 
@@ -144,13 +134,8 @@ def project_subspace(x: Array, A: Array) -> Tensor:
 def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor, Tensor], Tensor]:
     """The Lagrangian L(x, α) = f(x) + Σ αᵢ cᵢ(x) of: minimise f(x) such that all cᵢ(x) ≤ 0.
 
-    For α ≥ 0 its minimum over x is at most the constrained minimum of f. L takes any α.
-
-    Args:
-        f, constraints: the function to minimise and the functions cᵢ, of the same x, with values of one shape.
-
-    Returns:
-        L, a function of x and alpha: the multipliers αᵢ, shape (number of constraints,).
+    f and the constraints cᵢ take the same x and return values of one shape. L takes x and alpha: the multipliers αᵢ, of
+    any sign, shape (number of constraints,). For α ≥ 0 the minimum of L over x is at most the constrained one of f.
 
     >>> L = lagrangian(torch.square, [lambda x: 1 - x])  # x² for x ≥ 1
     >>> L(torch.tensor(0.5), torch.tensor([2.0]))
@@ -172,9 +157,7 @@ def lagrangian(f: Function, constraints: Sequence[Function]) -> Callable[[Tensor
 def penalised(f: Function, constraints: Sequence[Function], weight: float) -> Function:
     """f(x) + ½ weight Σ max(0, cᵢ(x))²: what breaking cᵢ(x) ≤ 0 costs, once differentiable where f and the cᵢ are.
 
-    Args:
-        f, constraints: as for `lagrangian`.
-        weight: the price, not negative and finite.
+    f and the constraints are as for `lagrangian`; the weight, the price, is not negative and finite.
 
     Source: R. Courant, "Variational methods for the solution of problems of equilibrium and vibrations", 1943.
 

@@ -62,9 +62,8 @@ def fashion_mnist(split: str, *, full: bool = False, root: str | os.PathLike[str
         root: where the files of the whole set are, plain or .gz, or are downloaded to; a file that is there is never
             changed. By default `lessons_lib/fashion_mnist` in the user's cache (`$XDG_CACHE_HOME`, or else `~/.cache`).
 
-    Raises:
-        ValueError: the split is unknown, root is given without full, or a file is damaged.
-        OSError: no mirror delivers (a `ConnectionError`), root cannot be written, or a bundled file is missing.
+    Raises a ValueError if root is given without full, or a file is damaged, and an OSError if no mirror delivers (a
+    `ConnectionError`), root cannot be written, or a bundled file is missing.
 
     >>> train_set = fashion_mnist("train")
     >>> image, label = train_set[0]
@@ -93,10 +92,7 @@ def read_whole(name: str, root: str | os.PathLike[str] | None = None) -> torch.T
 
 
 def read_idx(path: Path, sha256: str, remedy: str) -> torch.Tensor:
-    """The array in an IDX file of unsigned bytes, plain, .gz or .bz2, as a uint8 tensor of its shape.
-
-    A ValueError that ends in the advice `remedy` is raised unless the unpacked bytes have the hash `sha256`.
-    """
+    """The uint8 array in an IDX file, plain, .gz or .bz2. If its hash is another, the error ends in `remedy`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. {remedy}")
     data = bytearray(_unpack(path.read_bytes(), str(path), sha256, remedy))

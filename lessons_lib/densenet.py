@@ -3,8 +3,7 @@
 All raise the errors that residual blocks and nets raise, which `lessons_lib.resnet` lists.
 
 Sources: G. Huang, Z. Liu, L. van der Maaten and K. Weinberger, "Densely Connected Convolutional Networks", 2016,
-arXiv:1608.06993 (block: equation (2) and section 3; nets: table 1); G. Pleiss and others, "Memory-Efficient
-Implementation of DenseNets", 2017, arXiv:1707.06990 (the lean block).
+arXiv:1608.06993; G. Pleiss and others, "Memory-Efficient Implementation of DenseNets", 2017, arXiv:1707.06990.
 """
 
 from collections.abc import Sequence
@@ -32,9 +31,8 @@ class DenseBlock(nn.Module):
         in_channels, growth_rate: c of the input (m, c, h, w), and channels that each layer adds.
         bottleneck: let batch normalisation, ReLU and a 1×1 convolution to 4 · growth_rate channels go first in f.
         lean: keep no [X, f(X)] for the backward pass, but compute each again there: memory grows linearly instead of
-            quadratically with num_layers, for a second run of all but the last convolution of each layer. Outputs,
-            gradients, running averages and the names in the `state_dict` stay the same. Compiled by `torch.compile`,
-            the block is the plain one: what to keep is then the compiler's choice.
+            quadratically with num_layers, for a second run of all but the last convolution of each layer. Results
+            and state stay the same. Under `torch.compile` this is the plain block: the compiler chooses what to keep.
 
     Source: Huang and others 2016, equation (2) and section 3; lean: Pleiss and others 2017, section 3.
 
@@ -109,16 +107,13 @@ class Transition(nn.Module):
 class DenseNet(Convolutional):
     """A dense net: stem, dense blocks with transitions between them, the mean over each map, one linear layer.
 
-    Each transition halves the map and the channels (rounded down). The parts are children of these names: stem, pool
-    (if stem_stride is 4), block1, transition1, block2, …, norm, mean, fc. Images must be so large that no map of one
-    pixel would be halved.
+    Each transition halves the map and the channels (rounded down). The parts are called stem, pool (if stem_stride is
+    4), block1, transition1, block2, …, norm, mean, fc. Images must be so large that no map of one pixel is halved.
 
     Args:
         num_layers, growth_rate, bottleneck, lean: as for `DenseBlock`, num_layers for each block.
         num_classes, in_channels, stem_stride: as for `ResNet`.
         stem_channels: channels that the first block sees.
-
-    Also raises a ValueError if there is no block, or stem_stride is not 1, 2 or 4.
 
     Source: Huang and others 2016, table 1; weights start as K. He and others 2015, arXiv:1502.01852.
 

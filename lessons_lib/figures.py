@@ -74,8 +74,7 @@ def show(fig: Figure, alt: str) -> None:
     >>> show(Figure(), "An empty figure, which shows nothing at all.")
     An empty figure, which shows nothing at all.
     """
-    svg = serialise(to_tree(fig, alt))
-    bundle = Bundle({"image/svg+xml": svg, "image/png": to_png(fig), "text/plain": alt})
+    bundle = Bundle({"image/svg+xml": serialise(to_tree(fig, alt)), "image/png": to_png(fig), "text/plain": alt})
     plt.close(fig)
     display(bundle, raw=True)
 

@@ -45,9 +45,8 @@ def gradient_descent(
         backtrack: take the rate that `backtracking` finds from lr on; x stays where it finds none. Without momentum
             only: v need not lead downhill.
 
-    Returns:
-        The trajectory, the start included, in float64 and without a graph: shape (steps + 1,) for a number, else
-        (steps + 1, d).
+    Returns the trajectory, the start included, in float64 and without a graph: shape (steps + 1,) for a number, else
+    (steps + 1, d).
 
     Source of momentum: B. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
 
@@ -73,17 +72,11 @@ def gradient_descent(
 
 
 def newton(
-    f: Function,
-    x0: Array,
-    lr: Rate = 1.0,
-    steps: int = 10,
-    *,
-    hessian: str = "full",
-    backtrack: bool = False,
+    f: Function, x0: Array, lr: Rate = 1.0, steps: int = 10, *, hessian: str = "full", backtrack: bool = False
 ) -> Tensor:
     """Jump to where the parabola that fits f at x is flat: x ← x − lr H⁻¹ ∇f(x), with the Hessian H = ∇²f(x).
 
-    Where H is singular there is no such point: the step is infinite, and the run ends as one of `gradient_descent`
+    Returns the trajectory as `gradient_descent` does. Where H is singular the step is infinite, and the run ends as one
     that diverges. Rounding may hide that a matrix is singular; the step is then finite and huge.
 
     Args:
@@ -91,9 +84,6 @@ def newton(
         lr: how much of the jump to take, or a schedule. Positive; below 1 the method is called damped.
         hessian: "full" takes H, and goes uphill where f curves down; "absolute" replaces its eigenvalues by their
             absolute values, and goes downhill there too; "diagonal" sets all but its diagonal to zero.
-
-    Returns:
-        The trajectory, as `gradient_descent` returns it.
 
     Source of "absolute": Y. Dauphin and others, "Identifying and attacking the saddle point problem in high-dimensional
     non-convex optimization", 2014, arXiv:1406.2572.
@@ -125,13 +115,8 @@ def backtracking(f: Function, x: Array, direction: Array, lr: float = 1.0) -> fl
     Small enough means f(x + lr · direction) ≤ f(x) + 0.3 lr · ∇f(x)ᵀdirection: at least 0.3 of the fall that the
     tangent promises. A Newton step on a parabola gives half of it, which a share of 0.5 would leave to rounding.
 
-    Args:
-        f, x: as f and x0 of `gradient_descent`.
-        direction: where to go, finite and of x's shape.
-        lr: the first rate to try. Positive.
-
-    Returns:
-        The rate; 0.0 if direction does not lead downhill, or if f does not fall enough with lr · 2⁻⁶⁰ either.
+    f and x are as f and x0 of `gradient_descent`; the direction is finite and of x's shape; lr is positive. Returns the
+    rate; 0.0 if the direction does not lead downhill, or if f does not fall enough with lr · 2⁻⁶⁰ either.
 
     Source: L. Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", 1966.
 

@@ -59,9 +59,6 @@ def exponential(lr: float, decay: float) -> Schedule:
 def polynomial(lr: float, alpha: float, beta: float) -> Schedule:
     """lr · (beta · step + 1)^(-alpha), with alpha, beta ≥ 0. PyTorch's `PolynomialLR` is another schedule.
 
-    Stochastic approximation asks for rates whose sum is infinite and whose squares have a finite sum: alpha in (½, 1],
-    and beta above 0. For convex functions alpha = ½ is usual.
-
     Source: H. Robbins and S. Monro, "A Stochastic Approximation Method", 1951.
 
     >>> [round(polynomial(1.0, alpha=0.5, beta=1.0)(step), 3) for step in range(5)]

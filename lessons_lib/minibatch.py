@@ -1,7 +1,5 @@
 """Minibatches shared out to several processes: how to start them, how they agree on a gradient, and on statistics.
 
-In such processes `lessons_lib.training.train` shares each batch out.
-
 Sources: S. Li and others, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020,
 arXiv:2006.15704; batch normalisation over processes: C. Peng and others, "MegDet: A Large Mini-Batch Object Detector",
 2017, arXiv:1711.07240, "Cross-GPU Batch Normalization".
@@ -22,7 +20,6 @@ from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from textwrap import dedent
 from threading import Thread
-from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -33,10 +30,8 @@ from lessons_lib.checks import as_int, check_net
 from lessons_lib.files import write_whole
 from lessons_lib.processes import check_same, join_process_group, rank_and_size
 
-Result = TypeVar("Result")
 
-
-def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) -> list[Result]:
+def torchrun(worker: Callable, *args: str, num_processes: int = 2) -> list:
     """Run a function in several new processes that form a process group, by PyTorch's own `torchrun`.
 
     The group communicates by NCCL if there is a GPU for each process, otherwise by gloo on the CPU. The processes share
@@ -70,10 +65,16 @@ def torchrun(worker: Callable[..., Result], *args: str, num_processes: int = 2) 
     except (OSError, TypeError) as error:
         raise TypeError(f"worker: expected a function whose source can be read, got {worker!r}") from error
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    # With our library on the path, the threads shared out, and a GPU for each process or none.
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    threads = math.ceil(torch.get_num_threads() / num_processes)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
+    if torch.cuda.device_count() < num_processes:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     with TemporaryDirectory() as folder:
         Path(folder, "worker.py").write_text(source, "utf-8")
         command += [f"--nproc-per-node={num_processes}", f"--log-dir={folder}", "-m", "lessons_lib.minibatch"]
-        stderr, code = _until_all_have_ended([*command, folder, name, *args], _environment(num_processes))
+        stderr, code = _until_all_have_ended([*command, folder, name, *args], environment)
         printed, results = ([Path(folder, f"{rank}.{kind}") for rank in range(num_processes)] for kind in ("txt", "pt"))
         print("".join(path.read_text("utf-8") for path in printed if path.exists()), end="")
         if code or not all(path.exists() for path in results):
@@ -143,14 +144,6 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         return _Sum.apply(grad.contiguous())
-
-
-def _environment(num_processes: int) -> dict[str, str]:
-    """This process's, with our library on the path, the threads shared out, and a GPU for each process or none."""
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    threads = math.ceil(torch.get_num_threads() / num_processes)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
-    return environment | ({"CUDA_VISIBLE_DEVICES": ""} if torch.cuda.device_count() < num_processes else {})
 
 
 def _until_all_have_ended(command: list[str], environment: dict[str, str]) -> tuple[str, int]:

@@ -62,10 +62,8 @@ class Objective:
 def curvature(f: Function, x: Array) -> tuple[float, float]:
     """The smallest and the largest eigenvalue of the Hessian of f at the point x (in one dimension, twice f''(x)).
 
-    Args:
-        f: a function of a tensor like x, with a scalar tensor as value, which `torch.func` can differentiate twice.
-        x: a number, or the d coordinates of a point, shape (d,), where f has a finite second derivative. If it
-            requires a gradient, pass x.detach().
+    f returns a scalar tensor, and `torch.func` can differentiate it twice. x is a number, or a point of shape (d,),
+    where the second derivative of f is finite; if x requires a gradient, pass x.detach().
 
     >>> curvature(lambda x: x**3, torch.tensor(0.5))
     (3.0, 3.0)
@@ -157,9 +155,8 @@ NAMED = (square, x_cos_pi_x, x_cos_015_pi_x, cube, tanh, cosh, saddle, rosenbroc
 def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
     """½ xᵀ A x on [-10, 10]^d, where A = Q diag(eigenvalues) Qᵀ and Q turns the first two axes by `angle`.
 
-    Args:
-        eigenvalues: d finite numbers of any sign, at least two; the origin is a minimum if all are above 0.
-        angle: in radians, from the first axis towards the second; finite.
+    There are d ≥ 2 eigenvalues, finite and of any sign; if all are above 0, the origin is the minimum. The angle is in
+    radians, from the first axis towards the second.
 
     >>> f = quadratic((2, 4))
     >>> f(torch.tensor([3.0, 1.0]))  # x₁² + 2x₂²
@@ -186,18 +183,14 @@ def quadratic(eigenvalues: Sequence[float], angle: float = 0.0) -> Objective:
 def softmax_regression(num_images: int = 1000, size: int = 7, weight_decay: float = 0.01) -> Objective:
     """Mean cross-entropy of softmax regression on images of Fashion-MNIST, plus ½ · weight_decay · |x|²: convex.
 
-    The inputs are the images' averages over size² blocks, and a 1 for the bias; x holds the weights, a matrix of shape
-    (size² + 1, 10), row after row: d = (size² + 1) · 10.
+    The inputs are the first n = num_images of the 10,000 bundled training images, averaged to size × size pixels, where
+    size divides 28, and a 1 for the bias. x holds the weights, a matrix of shape (size² + 1, 10), row after row:
+    d = (size² + 1) · 10. The weight decay is not negative; above 0, f is strongly convex and has one minimum.
 
     The curvature (mu, L) holds in all of ℝᵈ. mu = weight_decay is attained everywhere: equal changes of all scores
     change no probability. L = ½ λ_max(XᵀX/n) + weight_decay, where X holds the n inputs, is approached only far out,
     where all images are undecided between two classes; at x = 0 the ½ is a tenth. The minimum x* has no formula, but
     f(x) − f(x*) ≤ |∇f(x)|² / (2 mu) tells how near it is.
-
-    Args:
-        num_images: n, up to 10,000: the first ones of the bundled training set.
-        size: pixels along a side of the averaged images, a divisor of 28.
-        weight_decay: at least 0; above 0, f is strongly convex and has one minimum.
 
     Sources: D. Böhning, "Multinomial Logistic Regression Algorithm", 1992 (L); S. Boyd and L. Vandenberghe, "Convex
     Optimization", 2004, section 9.1.2 (how near the minimum is).

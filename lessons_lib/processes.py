@@ -1,7 +1,4 @@
-"""Several processes that train one net: which of them this is, and what the others have.
-
-Outside of a process group (see `torch.distributed.init_process_group`) a process is alone.
-"""
+"""Several processes that train one net: which of them this is, and what the others have."""
 
 import os
 from collections.abc import Iterable
@@ -12,7 +9,7 @@ from torch import Tensor, distributed
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process's rank, and how many train together: (0, 1) outside of a process group."""
+    """This process's rank, and how many train together: (0, 1) outside of a process group, where each is alone."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1

@@ -1,13 +1,12 @@
 """Residual networks: the block with a shortcut, its relatives, and the nets that the lesson trains.
 
-All raise a TypeError if an argument is of the wrong kind, and a ValueError if a size is below 1. Blocks and nets take
-images of shape (m, in_channels, h, w): they raise a TypeError for anything but a tensor of the weights' dtype, and a
-ValueError for another shape or device.
+All raise a TypeError if an argument is of the wrong kind, and a ValueError if a size is below 1, a net has no stage or
+block, or stem_stride is not 1, 2 or 4. Blocks and nets take images of shape (m, in_channels, h, w): they raise a
+TypeError for anything but a tensor of the weights' dtype, and a ValueError for another shape or device.
 
-Sources: K. He, X. Zhang, S. Ren and J. Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385
-(blocks: figures 2 and 5; nets: table 1 and section 4.2); the same, "Identity Mappings in Deep Residual Networks", 2016,
-arXiv:1603.05027 (figure 4e); S. Xie, R. Girshick, P. Dollár, Z. Tu and K. He, "Aggregated Residual Transformations for
-Deep Neural Networks", 2016, arXiv:1611.05431 (table 1).
+Sources: K. He, X. Zhang, S. Ren and J. Sun, "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385; the
+same, "Identity Mappings in Deep Residual Networks", 2016, arXiv:1603.05027; S. Xie, R. Girshick, P. Dollár, Z. Tu and
+K. He, "Aggregated Residual Transformations for Deep Neural Networks", 2016, arXiv:1611.05431.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,11 +24,8 @@ class Residual(nn.Module):
     """Two 3×3 convolutions and a shortcut around them: Y = relu(f(X) + shortcut(X)).
 
     The shortcut is the identity where Y has X's shape, else a 1×1 convolution with the block's stride and batch
-    normalisation (the paper's option B).
-
-    Args:
-        in_channels, out_channels: c of the input (m, c, h, w) and of the output.
-        stride: of the first convolution: the output has ⌈h / stride⌉ rows and ⌈w / stride⌉ columns.
+    normalisation (the paper's option B). From (m, in_channels, h, w) to (m, out_channels, ⌈h / stride⌉, ⌈w / stride⌉):
+    the first 3×3 convolution has the stride.
 
     Source: He and others 2015, figure 2 and equations (1) and (2).
 
@@ -70,9 +66,8 @@ class Plain(Residual):
 class Bottleneck(Residual):
     """A 1×1 convolution to a `shrink`th of the channels, a 3×3 one there, a 1×1 one back. As `Residual`.
 
-    Also raises a ValueError if out_channels is not a multiple of shrink · groups.
-
-    Source: He and others 2015, figure 5. The stride is the 3×3 convolution's, as in Facebook's and in PyTorch's nets.
+    out_channels must be a multiple of shrink · groups. Source: He and others 2015, figure 5; but the stride is the 3×3
+    convolution's, as in Facebook's and in PyTorch's nets.
     """
 
     shrink, groups = 4, 1
@@ -169,8 +164,6 @@ class ResNet(Convolutional):
         stem_stride: by how much the image shrinks before the first stage. 4, made for 224×224: a 7×7 convolution of
             stride 2 with 64 channels, and max-pooling. 1 or 2, for small images: one 3×3 convolution of this stride.
 
-    Also raises a ValueError if there is no stage, or stem_stride is not 1, 2 or 4.
-
     Source: He and others 2015, table 1 and section 4.2; weights start as K. He and others 2015, arXiv:1502.01852.
 
     >>> ResNet([(1, 8), (2, 16)], stem_stride=1)(torch.zeros(5, 1, 28, 28)).shape
@@ -244,9 +237,8 @@ def small_resnet(num_classes: int = 10, in_channels: int = 1) -> ResNet:
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """A convolution that keeps the size of a map, or divides it by the stride, and its batch normalisation."""
-    padding = kernel_size // 2
     # No bias: batch normalisation would take it out again.
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(out_channels)]
 
 

@@ -61,18 +61,14 @@ def sgd(
 ) -> Tensor:
     """Walk downhill on a batch a step: v ← momentum v + ∇f(x, batch) + weight_decay x, then x ← x − lr v.
 
-    A run that diverges does not raise; it ends in ±inf, as one of `gradient_descent` does.
+    Returns the trajectory as `gradient_descent` does, whether or not it diverges.
 
     Args:
         f: takes x, a float64 tensor of x0's shape, and a batch, the int64 indices of its examples; returns the mean
             loss of these examples, a scalar tensor.
-        x0, lr, steps: as for `gradient_descent`.
+        x0, lr, steps, momentum: as for `gradient_descent`.
         num_examples, batch_size, replacement, seed: which batches; see `batches`.
-        momentum: the weight of the old velocity v, in [0, 1), as `torch.optim.SGD` has it: v starts at 0.
         weight_decay: adds weight_decay · x to the gradient. Not negative.
-
-    Returns:
-        The trajectory, the start included, in float64: shape (steps + 1,) for a number, else (steps + 1, d).
 
     >>> a = torch.tensor([1.0, 2.0, 6.0])
     >>> x = sgd(lambda x, i: ((x - a[i]) ** 2).mean() / 2, 0.0, lambda step: 1 / (1 + step), steps=3, num_examples=3)
@@ -98,12 +94,8 @@ def noise_covariance(f: Loss, x: Array, num_examples: int) -> Tensor:
     The gradient of a batch of b examples has the covariance C / b if they are drawn with replacement, and
     (n − b) / (n − 1) times that without.
 
-    Args:
-        f, num_examples: as for `sgd`; gᵢ is ∇f(x, batch) for the batch of example i alone.
-        x: the point, as x0 of `sgd`.
-
-    Returns:
-        C in float64: shape (d, d), or () for a number. Not finite where a gradient is not.
+    f, x and num_examples are as f, x0 and num_examples of `sgd`; gᵢ is ∇f(x, batch) for the batch of example i alone.
+    C is in float64 and of shape (d, d), or () for a number. It is not finite where a gradient is not.
 
     Source: without replacement: W. Cochran, "Sampling Techniques", 3rd edition, 1977, chapter 2.
 

@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 
 from lessons_lib.figures import Bundle, define, serialise, to_png, to_tree
 
-_VIEW = "application/vnd.jupyter.widget-view+json"
 Labels = Mapping[str, str | tuple[str, str]]
 
 
@@ -37,9 +36,8 @@ def slider(draw: Callable[..., Figure], labels: Labels = MappingProxyType({}), /
         labels: what a reader sees for a parameter: words, or words and the formula's symbol; by default its name.
         values: for each of draw's parameters, the values it may take, at least two. They must read differently.
 
-    Raises:
-        ValueError or TypeError where these do not fit together, and whatever `draw` raises, at any position: a slider
-        that would fail a reader fails its cell.
+    Where these do not fit together it raises a ValueError or a TypeError. It also raises whatever `draw` raises, at any
+    position: a slider that would fail a reader fails its cell.
 
     >>> def draw(lr=0.2):
     ...     '''A line that falls as fast as the learning rate says.'''
@@ -59,7 +57,7 @@ def slider(draw: Callable[..., Figure], labels: Labels = MappingProxyType({}), /
         bundle = Bundle({"text/plain": alt, "image/png": to_png(fig)})
     live = _live(draw, values, parameters, alt, picture=serialise(first))
     # By hand, since widgets of ipywidgets 7 (Colab) cannot make a bundle of themselves.
-    bundle[_VIEW] = dict(model_id=live.model_id, version_major=2, version_minor=0)
+    bundle["application/vnd.jupyter.widget-view+json"] = dict(model_id=live.model_id, version_major=2, version_minor=0)
     shown = {}
     if get_ipython():  # a live reader need not wait for the other figures: they join this output later
         shown = dict(display_id=display(bundle, raw=True, display_id=True).display_id, update=True)

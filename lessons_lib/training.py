@@ -68,13 +68,10 @@ def train(
         history: a new `History()` to fill: the caller has what was measured, however the run ends.
         on_epoch: called with the history after each epoch, once its checkpoint is written, in every process.
 
-    Returns:
-        The run's `History`. A run that diverges has losses of inf or nan in it; it does not raise.
-
-    Raises:
-        ValueError: a number is out of range, at the latest at the step for which a schedule returns it; labels do not
-            fit the net's scores; a batch has fewer examples than there are processes, or these have other arguments;
-            checkpoint is damaged or of another run, or has more epochs, and is then left unchanged, as is the net.
+    Returns the run's `History`. A run that diverges has losses of inf or nan in it; it does not raise. A
+    ValueError is raised if a number is out of range, at the latest at the step for which a schedule returns it; if
+    labels do not fit the net's scores; if a batch has fewer examples than there are processes, or these have other
+    arguments; and if the checkpoint is damaged, of another run or of more epochs: it and the net are left unchanged.
 
     >>> X, y = torch.randn(64, 2), torch.randint(2, (64,))
     >>> history = train(nn.Linear(2, 2), TensorDataset(X, y), TensorDataset(X, y), lr=0.1, batch_size=16)
@@ -273,8 +270,7 @@ def _check_scores(scores: Tensor, **classes: int) -> None:
 def _on_the_gpu(net: nn.Module) -> Iterator[torch.device]:
     """Inside, `net` is on this process's GPU where PyTorch sees one. Then it is where it was."""
     home = next(net.parameters()).device
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda", distributed.get_node_local_rank(0)) if gpu else home
+    device = torch.device("cuda", distributed.get_node_local_rank(0)) if torch.cuda.is_available() else home
     try:
         net.to(device)
         yield device
