@@ -206,6 +206,7 @@ REFUSALS: list[tuple[str, dict[str, object], type[Exception], str]] = [
     (BATCHES, dict(num_examples=0), ValueError, "num_examples: expected at least 1, got 0"),
     (BATCHES, dict(batch_size=0), ValueError, "batch_size: expected at least 1, got 0"),
     (BATCHES, dict(batch_size=6), ValueError, "batch_size: expected at most 5, got 6"),
+    (BATCHES, dict(replacement=1), TypeError, "replacement: expected a bool, got 1"),
     (BATCHES, dict(seed=2**64), ValueError, f"seed: expected at most {2**64 - 1}, got {2**64}"),
     (BATCHES, dict(seed=-(2**63) - 1), ValueError, f"seed: expected at least {-(2**63)}, got {-(2**63) - 1}"),
     # learning_rate

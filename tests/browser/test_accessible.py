@@ -37,8 +37,8 @@ new PerformanceObserver((list) => {
 }).observe({ type: "layout-shift", buffered: true });
 """
 # Lets a page arrive on a slow line: what fills the first window in forty pieces, and each is painted before the next
-# comes. They end with a line, as a formula's own would grow by pixels if its root came after the rest, and with a row of
-# a table, whose cells share its width.
+# comes. They end with a line, as a formula's own would grow by pixels if its root came after the rest, and with a
+# table's row, whose cells share its width.
 ARRIVE = """async (html) => {
     const pieces = html.match(/[^]{1,1500}[^\\n]*\\n?(?:(?:(?!<tr)[^])*?<\\/tr>\\n?)?/g);
     document.open();
