@@ -134,15 +134,19 @@ def use(root: Path, module: Path, test: Path, notebook: Path) -> None:
 
 def test_a_new_lesson_begins_with_a_module_whose_test_and_notebook_run(bare: Path) -> None:
     before = (bare / "_toc.yml").read_text()
-    assert lesson.main("weight_decay", bare) is None
-    files = ["lessons_lib/weight_decay.py", "tests/test_weight_decay.py", "book/weight_decay.ipynb"]
+    assert lesson.main("house_rules", bare) is None
+    files = [
+        "lessons_lib/house_rules.py",
+        "tests/test_house_rules.py",
+        "book/house_rules.ipynb",
+    ]
     in_process(use, bare, *(bare / name for name in files))
     assert f"git+{address()}" in read(bare / files[2]).cells[2].source
     assert not [name for name in files if "new lesson" in (bare / name).read_text().casefold().replace("_", " ")]
     last = f"      - file: book/{LESSONS[-1]}\n"
-    assert (bare / "_toc.yml").read_text() == before.replace(last, last + "      - file: book/weight_decay\n")
+    assert (bare / "_toc.yml").read_text() == before.replace(last, last + "      - file: book/house_rules\n")
     written = {path: path.read_bytes() for path in bare.rglob("*.*") if path.is_file()}
-    assert lesson.main("weight_decay", bare) == "name: lessons_lib/weight_decay.py is there already"
+    assert lesson.main("house_rules", bare) == "name: lessons_lib/house_rules.py is there already"
     assert {path: path.read_bytes() for path in written} == written
 
 
