@@ -1,8 +1,7 @@
 """Change the library in many small ways, one at a time, and see whether its tests notice: `make mutants only=sgd`.
 
 mutmut makes the changes ("mutants") in a copy of the repository, and tries each against those tests of the module that
-reach the changed function, but for those of torch.compile, which cannot follow its switch between the mutants. What
-no test notices must stand in tests/survivors.txt, and nothing else may.
+reach the changed function. What no test notices must stand in tests/survivors.txt, and nothing else may.
 """
 
 import os
@@ -19,12 +18,14 @@ SETTINGS = """
 [tool.mutmut]
 source_paths = ["lessons_lib/"]
 only_mutate = ["lessons_lib/{stem}.py"]
-pytest_add_cli_args = ["--hypothesis-profile=mutants", "-p", "no:cacheprovider", "-k", "not compile"]
+pytest_add_cli_args = ["--hypothesis-profile=mutants", "-p", "no:cacheprovider", "-k", "{which}"]
 pytest_add_cli_args_test_selection = {tests}
 also_copy = ["tools", "book", "_config.yml", "_toc.yml", "README.md"]
 timeout_constant = 10
 timeout_multiplier = 4
 """
+# torch.compile cannot follow mutmut's switch between the mutants. Of the doors, those that name arguments are quick.
+WHICH = "not compile and (not test_doors or alike or by_name or mixed)"
 # mutmut first asks which tests reach which function. A process that a test starts cannot answer, and must not try.
 CHILDREN = """
 import os
@@ -43,18 +44,18 @@ def listed() -> list[Mutant]:
 
 
 def tests_of(stem: str) -> list[str]:
-    """A module's own test file, or those that import it; and the table of refusals."""
+    """A module's own test file, or those that import it; the table of refusals; and the doors, of which see WHICH."""
     own = ROOT / f"tests/test_{stem.strip('_')}.py"
     names = rf"(?m)^from lessons_lib(\.{stem}\b| import .*\b{stem}\b)"
     found = [own] if own.exists() else [p for p in ROOT.glob("tests/test_*.py") if re.search(names, p.read_text())]
-    return [f"tests/{path.name}" for path in (*found, ROOT / "tests/test_refusals.py")]
+    return [f"tests/{path.name}" for path in (*found, ROOT / "tests/test_refusals.py", ROOT / "tests/test_doors.py")]
 
 
 def mutate(stem: str, folder: Path) -> list[tuple[Mutant, str]]:
     """The mutants of a module, and what became of each."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "_build", "runs", "mutants", "*.egg-info"))
     with (folder / "pyproject.toml").open("a") as file:
-        file.write(SETTINGS.format(stem=stem, tests=tests_of(stem)))
+        file.write(SETTINGS.format(stem=stem, tests=tests_of(stem), which=WHICH))
     site = folder.with_name("site")
     site.mkdir()
     (site / "sitecustomize.py").write_text(CHILDREN)
