@@ -126,12 +126,12 @@ def backtracking(f: Function, x: Array, direction: Array, lr: float = 1.0) -> fl
     x, direction, lr = as_constant("x", x), as_constant("direction", direction), as_number("lr", lr, "(0, inf)")
     if direction.shape != x.shape:
         raise ValueError(f"direction: expected x's shape {tuple(x.shape)}, got {tuple(direction.shape)}")
-    g, now = gradient(f, x), value_at(f, x, shape=())
+    g, now = gradient(f, x), value_at(f, x)  # a scalar, or there would be no gradient
     for k in range(61):
         rate = lr / 2**k
         step = rate * direction
         promise = (g * step).sum()  # of the step: the direction's alone may leave the range of floats
-        if promise < 0 and value_at(f, x + step, shape=()) <= now + 0.3 * promise:
+        if promise < 0 and value_at(f, x + step) <= now + 0.3 * promise:
             return rate
     return 0.0
 

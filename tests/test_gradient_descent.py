@@ -177,6 +177,7 @@ def test_backtracking_finds_the_first_rate_that_armijo_s_rule_admits(f: Function
     excess, rounding = missed(rate)
     assert excess <= rounding
     assert backtracking(f, x, -direction, lr) == 0
+    assert backtracking(lambda x: x**2 / 10, 10.0, direction=-2.0) == 1  # with a longer step it would fall enough, too
 
 
 @cases(anything, generators, st.floats(0.01, 100))

@@ -25,7 +25,7 @@ timeout_constant = 10
 timeout_multiplier = 4
 """
 # torch.compile cannot follow mutmut's switch between the mutants. Of the doors, those that name arguments are quick.
-WHICH = "not compile and (not test_doors or alike or by_name or mixed)"
+WHICH = "not compile and not record and (not test_doors or alike or by_name or mixed)"
 # mutmut first asks which tests reach which function. A process that a test starts cannot answer, and must not try.
 CHILDREN = """
 import os
